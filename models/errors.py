@@ -1,0 +1,84 @@
+"""Every error a user can meet, in one tree.
+
+    ConvoyError
+    ├── InputError            what was sent or read is wrong                   HTTP 400
+    │   ├── DataFormatError   a line of a data file is malformed (file, line, field)
+    │   ├── TooLargeError     over a limit that the message names              HTTP 413
+    │   └── UnprocessableError  understood, but cannot be done                 HTTP 422
+    ├── BundleError           a bundle is missing, damaged or of another version
+    ├── ConfigError           settings that do not fit together
+    └── UnavailableError      busy, starting or stopping                       HTTP 503
+
+The message says, in this order: what is wrong, where, what was expected, what came instead, what to do.
+"""
+
+from __future__ import annotations
+
+
+class ConvoyError(Exception):
+    """Base of all errors Convoy raises on purpose.
+
+    Args:
+        problem: what is wrong, one clause without a full stop.
+        where: file, line and field, or the name of the argument.
+        expected: what would have been right.
+        got: what came instead (shortened to 200 characters).
+        fix: what the user can do about it.
+    """
+
+    code = "error"
+    status = 500
+
+    def __init__(self, problem: str, *, where: str = "", expected: str = "", got: object = None, fix: str = "") -> None:
+        self.problem, self.where, self.expected, self.fix = problem, where, expected, fix
+        self.got = None if got is None else shorten(str(got))
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        head = f"{self.where}: {self.problem}" if self.where else self.problem
+        facts = [f"expected {self.expected}" if self.expected else "", f"got {self.got}" if self.got is not None else ""]
+        middle = ", ".join(fact for fact in facts if fact)
+        return ". ".join(part for part in (f"{head}: {middle}" if middle else head, self.fix) if part)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        keywords = {"where": self.where, "expected": self.expected, "got": self.got, "fix": self.fix}
+        return (_rebuild, (type(self), self.problem, keywords))
+
+
+class InputError(ConvoyError):
+    code, status = "input_invalid", 400
+
+
+class DataFormatError(InputError):
+    code = "data_malformed"
+
+
+class TooLargeError(InputError):
+    code, status = "too_large", 413
+
+
+class UnprocessableError(InputError):
+    code, status = "unprocessable", 422
+
+
+class BundleError(ConvoyError):
+    code = "bundle_invalid"
+
+
+class ConfigError(ConvoyError):
+    code = "config_invalid"
+
+
+class UnavailableError(ConvoyError):
+    code, status = "unavailable", 503
+
+
+def shorten(text: str, limit: int = 200) -> str:
+    """Keep the head of a long value, and only what a terminal and UTF-8 can show."""
+    printable = text[: limit + 1].encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    return printable if len(printable) <= limit else printable[: limit - 1] + "…"
+
+
+def _rebuild(kind: type[ConvoyError], problem: str, keywords: dict[str, str]) -> ConvoyError:
+    return kind(problem, **keywords)
