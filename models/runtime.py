@@ -1,0 +1,181 @@
+"""Runs a network: OpenVINO on a CPU; numpy in, numpy out.
+
+Nothing is sent anywhere: OpenVINO's telemetry package is told so before its first import.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BundleError, ConfigError
+
+if TYPE_CHECKING:
+    import openvino
+
+Precision = Literal["f32", "bf16"]
+Arrays = dict[str, NDArray[Any]]
+Key = tuple[tuple[int, ...], ...]
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def threads(root: Path = CGROUP) -> int:
+    """Processors this process may use: the smallest of affinity, cgroup quota (v2 or v1) and CONVOY_THREADS."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(root)
+    wanted = os.environ.get("CONVOY_THREADS", "")
+    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
+        raise ConfigError("not a number of threads", where="CONVOY_THREADS", expected="a whole number from 1", got=wanted)
+    limits = [available, quota or available, int(wanted) if wanted else available]
+    return max(1, min(limits))
+
+
+def _quota(root: Path) -> int | None:
+    """Whole processors that the cgroup grants, rounded up; None without a limit."""
+    try:
+        limit, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if limit == "max" or int(limit) <= 0:
+        return None
+    return math.ceil(int(limit) / int(period))
+
+
+def choose_precision(capabilities: Sequence[str], differences: Mapping[str, float | None], tolerance: float = 0.05) -> Precision:
+    """bf16 where the processor computes in it and the bundle measured a difference within the tolerance, else f32."""
+    difference = differences.get("bf16")
+    return "bf16" if "BF16" in capabilities and difference is not None and difference <= tolerance else "f32"
+
+
+def capabilities() -> list[str]:
+    """What the processor computes in, in OpenVINO's words: FP32, BF16, INT8 …"""
+    return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Runtime:
+    """An ONNX network, compiled for the shapes it will meet.
+
+    OpenVINO's CPU plugin runs a network of fixed shapes up to three times faster than one of open shapes, and spends its
+    time of preparation at loading; so callers pad to a few shapes and name them in ``prepare``. Other shapes are served
+    all the same, by a network of open shapes.
+
+    Args:
+        path: the ONNX file.
+        differences: precision → largest difference from the torch network that the export measured.
+        precision: force one; None chooses.
+        count: threads; None takes what the cgroup allows.
+        parallel: many small runs at the same time, one thread each, instead of all threads on one run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        differences: Mapping[str, float | None] | None = None,
+        precision: Precision | None = None,
+        count: int | None = None,
+        parallel: bool = False,
+    ) -> None:
+        self.path = path
+        self.precision = precision or choose_precision(capabilities(), differences or {})
+        self.threads = count or threads()
+        self.streams = self.threads if parallel else 1
+        self._compiled: dict[Key | None, openvino.CompiledModel] = {}
+        self._compiling = threading.Lock()
+        self._local = threading.local()
+        model = self._read()
+        self.inputs = [port.get_any_name() for port in model.inputs]
+        self.outputs = [port.get_any_name() for port in model.outputs]
+
+    def prepare(self, shapes: Shapes) -> None:
+        """Compile for these shapes of the inputs and run once, so that the first call is as fast as the hundredth."""
+        key = tuple(shapes[name] for name in self.inputs)
+        with self._compiling:
+            model = self._read()
+            types = {port.get_any_name(): port.element_type.to_dtype() for port in model.inputs}
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+            self._compiled[key] = self._compile(model)
+        self.run({name: np.zeros(shape, types[name]) for name, shape in shapes.items()})
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run once. Safe to call from several threads; the arrays returned are the caller's own."""
+        inputs = {name: np.ascontiguousarray(arrays[name]) for name in self.inputs}
+        request = self._request(tuple(array.shape for array in inputs.values()))
+        request.infer(inputs, share_inputs=True)
+        return {name: request.get_tensor(name).data.copy() for name in self.outputs}
+
+    def _request(self, key: Key) -> openvino.InferRequest:
+        """This thread's request for the shapes."""
+        chosen = key if key in self._compiled else None
+        requests: dict[Key | None, openvino.InferRequest] = self._local.__dict__.setdefault("requests", {})
+        if chosen not in requests:
+            with self._compiling:
+                if chosen not in self._compiled:
+                    self._compiled[chosen] = self._compile(self._read())
+            requests[chosen] = self._compiled[chosen].create_infer_request()
+        return requests[chosen]
+
+    def _read(self) -> openvino.Model:
+        try:
+            return _core().read_model(str(self.path))
+        except RuntimeError as error:
+            raise BundleError("OpenVINO cannot read the network", where=str(self.path), got=error) from error
+
+    def _compile(self, model: openvino.Model) -> openvino.CompiledModel:
+        options = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": self.streams,
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            return _core().compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            raise BundleError("OpenVINO cannot compile the network", where=str(self.path), got=error) from error
+
+
+_shared: list[Any] = []
+
+
+def _core() -> openvino.Core:
+    """One OpenVINO core per process."""
+    if not _shared:
+        _silence_telemetry()
+        import openvino
+
+        _shared.append(openvino.Core())
+    return _shared[0]
+
+
+def _silence_telemetry() -> None:
+    """Opt out in code: without this the package asks its server on first use of some tools."""
+    try:
+        import openvino_telemetry
+    except ImportError:
+        return
+
+    class Silent:
+        """Answers every call and attribute with itself."""
+
+        def __init__(self, *arguments: object, **keywords: object) -> None: ...
+
+        def __getattr__(self, name: str) -> Silent:
+            return self
+
+        def __call__(self, *arguments: object, **keywords: object) -> Silent:
+            return self
+
+    openvino_telemetry.Telemetry = Silent

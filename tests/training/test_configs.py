@@ -1,0 +1,57 @@
+"""Every published config parses and trains a step, on small data at the places it names; every card is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.corpora import write_data
+from training.cli import main
+from training.export import read_card
+
+CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
+CARDS = sorted(CONFIGS.glob("*.card.yaml"))
+COMPLETE = sorted(set(CONFIGS.glob("*.yaml")) - set(CARDS))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    write_data(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", COMPLETE, ids=lambda path: path.stem)
+def test_a_config_trains_and_keeps_the_best_and_the_last(path, data, monkeypatch):
+    """At a rate of zero no epoch is better than the first: the last is kept all the same, to go on from."""
+    monkeypatch.chdir(data)
+    trainer = {"max_epochs": 2, "limit_train_batches": 1, "log_every_n_steps": 1, "accelerator": "cpu"}
+    settings = [part for name, value in trainer.items() for part in (f"--trainer.{name}", str(value))]
+    settings += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    command = main(["fit", "--config", str(path), *settings, "--model.init_args.learning_rate", "0.0"])
+    losses = [value for name, value in command.trainer.callback_metrics.items() if name.startswith("train/")]
+    assert losses
+    assert all(loss.isfinite() for loss in losses)
+    monitored = [callback.monitor for callback in command.trainer.callbacks if getattr(callback, "monitor", None)]
+    assert not set(monitored) - set(command.trainer.callback_metrics)
+    # The names that the heads of the configs and the recipes of the cards give to `convoy export`.
+    best, last = (torch.load(f"runs/{path.stem}/{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert (best["global_step"], last["global_step"]) == (1, 2)
+    assert list(Path("runs", path.stem).rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_a_card_is_complete(path):
+    card = read_card(path)
+    assert card.name == path.name.removesuffix(".card.yaml")
+    assert card.languages
+    assert card.data
+    assert f"training/configs/{card.name}.yaml" in card.recipe
+
+
+def test_each_published_model_has_config_and_card():
+    assert (
+        {path.stem for path in COMPLETE} >= {path.name.removesuffix(".card.yaml") for path in CARDS} >= {"tagger-en", "tagger-zh"}
+    )

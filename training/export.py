@@ -1,0 +1,264 @@
+"""A checkpoint becomes a bundle: `convoy export`.
+
+What is particular to a task is in ``training/<task>/export.py``, which hands back an ``Exported``; here are the parts
+that every task shares: torch to ONNX, the comparison of the two, safetensors, the card.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from models.bundle import write_bundle
+from models.bundle_spec import BundleSpec, DataSource, NetworkSpec, ParitySpec, PrecisionParity, TrainingSpec
+from models.errors import ConfigError
+from models.runtime import Precision, Runtime, capabilities
+
+MACHINE_FIGURES = ("words_per_second",)
+
+
+class Card(BaseModel):
+    """What a person writes of a model, in YAML: ``training/configs/<name>.card.yaml``.
+
+    Attributes:
+        name: of the bundle.
+        languages: ISO 639 codes, empty where that means nothing.
+        licence: of the weights.
+        summary: one or two sentences: what it does.
+        data: what it was trained on.
+        recipe: the commands that make it again.
+        limits: what it should not be trusted with.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str
+    languages: list[str]
+    licence: str
+    summary: str
+    data: list[DataSource]
+    recipe: str
+    limits: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a task's export gives.
+
+    Attributes:
+        labels: in the order of the network's outputs.
+        preprocessing: settings that the predictor needs.
+        network: class and arguments.
+        state: weights to start fine-tuning from.
+        networks: file name → network to run, in evaluation mode, with example inputs by name, names of the outputs, and
+            for each input the axes whose length may vary.
+        files: other files of the bundle.
+    """
+
+    labels: list[str]
+    preprocessing: dict[str, Any]
+    network: NetworkSpec
+    state: dict[str, Tensor]
+    networks: dict[str, Graph]
+    files: dict[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network to be written as ONNX; ``axes``: input name → {axis: name of its length}."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: list[str]
+    axes: dict[str, dict[int, str]]
+
+
+def export_bundle(checkpoint: Path, bundle: Path, *, card: Path | None = None, figures: Path | None = None) -> Path:
+    """Write the bundle of a checkpoint.
+
+    Args:
+        checkpoint: of ``convoy fit``; it is unpickled by torch's safe loader only.
+        bundle: folder to make.
+        card: YAML for people; without it the bundle carries the checkpoint's name and says that nothing is known.
+        figures: JSON that ``convoy evaluate`` wrote.
+
+    Raises:
+        ConfigError: the checkpoint is not one of Convoy's, or the card is incomplete.
+    """
+    saved = _load(checkpoint)
+    about = read_card(card) if card else _unknown(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        exported: Exported = importlib.import_module(f"training.{saved['task']}.export").export(saved, Path(folder))
+        files = dict(exported.files)
+        differences = {}
+        for name, graph in exported.networks.items():
+            path = Path(folder) / name
+            write_onnx(graph, path)
+            differences[name] = compare(graph, path)
+            files[name] = path
+        files["network.safetensors"] = save({name: tensor.half().contiguous() for name, tensor in exported.state.items()})
+        f32, bf16 = (_largest(each[precision] for each in differences.values()) for precision in ("f32", "bf16"))
+        parity = PrecisionParity(f32=f32 or 0.0, bf16=bf16)
+        shown = flatten(json.loads(figures.read_text("utf-8"))) if figures else {}
+        files["CARD.md"] = write_card(about, exported, shown, parity).encode("utf-8")
+        spec = BundleSpec(
+            task=saved["task"],
+            name=about.name,
+            languages=about.languages,
+            labels=exported.labels,
+            preprocessing=exported.preprocessing,
+            network=exported.network,
+            training=TrainingSpec(data=about.data, recipe=about.recipe),
+            licence=about.licence,
+            figures=dict(shown),
+            parity=ParitySpec(max_abs_difference=parity.f32, precision=parity),
+        )
+        return write_bundle(bundle, spec, files)
+
+
+def write_onnx(graph: Graph, path: Path) -> None:
+    """Write one network as ONNX."""
+    lengths = {name: torch.export.Dim(name) for axes in graph.axes.values() for name in axes.values()}
+    shapes = {name: {axis: lengths[length] for axis, length in graph.axes.get(name, {}).items()} for name in graph.inputs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=graph.outputs,
+            dynamic_shapes=tuple(shapes.values()),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def compare(graph: Graph, path: Path) -> dict[Precision, float | None]:
+    """Largest absolute difference between torch and the runtime on the example inputs, for each precision.
+
+    None for bf16 where the processor has none: OpenVINO would compute in f32 without a word.
+    """
+    with torch.no_grad():
+        answer = graph.module.eval()(*graph.inputs.values())
+    expected = [answer] if isinstance(answer, Tensor) else list(answer)
+    arrays = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
+    differences: dict[Precision, float | None] = {"f32": None, "bf16": None}
+    measured: list[Precision] = ["f32", "bf16"] if "BF16" in capabilities() else ["f32"]
+    for precision in measured:
+        got = Runtime(path, precision=precision).run(arrays)
+        pairs = zip(expected, graph.outputs, strict=True)
+        differences[precision] = max(float(np.abs(tensor.numpy() - got[name]).max()) for tensor, name in pairs)
+    return differences
+
+
+def read_card(path: Path) -> Card:
+    """Read a card; ConfigError names the field that is missing or wrong."""
+    try:
+        return Card.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError("cannot read the card", where=str(path), got=error) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"the card is not complete: {first['msg']}", where=f"{path}: {field}", got=first.get("input")
+        ) from error
+
+
+def flatten(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | str]:
+    """Numbers and words of nested figures under dotted names, without lists and what depends on the machine."""
+    flat: dict[str, float | int | str] = {}
+    for name, value in figures.items():
+        if name in MACHINE_FIGURES:
+            continue
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, str | int | float):
+            flat[prefix + name] = value
+    return flat
+
+
+def write_card(card: Card, exported: Exported, figures: Mapping[str, Any], parity: PrecisionParity) -> str:
+    """CARD.md."""
+    bf16 = "not measured in bf16" if parity.bf16 is None else f"{parity.bf16:.2g} in bf16"
+    parameters = sum(tensor.numel() for tensor in exported.state.values())
+    data = (
+        "\n".join(f"- **{each.name}**: {each.source}. {each.part}. Licence: {each.licence}" for each in card.data) or "- not told"
+    )
+    top = {name: value for name, value in figures.items() if name.count(".") < 2}
+    rows = "\n".join(
+        f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |" for name, value in top.items()
+    )
+    table = f"| figure | value |\n|---|---|\n{rows}" if rows else "None were measured."
+    return f"""# {card.name}
+
+{card.summary}
+
+- Labels: {", ".join(exported.labels[:60])}{" …" if len(exported.labels) > 60 else ""}
+- Network: `{exported.network.class_name}`, {parameters:,} parameters
+- Licence of the weights: {card.licence}
+- Largest difference between the exported and the trained network on random input: {parity.f32:.2g} in f32, {bf16}
+
+## Trained on
+
+{data}
+
+## Figures
+
+{table}
+
+## Recipe
+
+```
+{card.recipe.strip()}
+```
+
+## Limits
+
+{card.limits.strip()}
+"""
+
+
+def _largest(differences: Iterable[float | None]) -> float | None:
+    return max((difference for difference in differences if difference is not None), default=None)
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(
+            "not a checkpoint that can be loaded safely",
+            where=str(checkpoint),
+            expected="a checkpoint of `convoy fit`",
+            got=error,
+        ) from error
+    if "task" not in saved:
+        raise ConfigError("the checkpoint does not name its task", where=str(checkpoint), expected="a checkpoint of `convoy fit`")
+    return saved
+
+
+def _unknown(checkpoint: Path) -> Card:
+    return Card(
+        name=checkpoint.parent.name or checkpoint.stem,
+        languages=[],
+        licence="not told",
+        summary="Exported without a card.",
+        data=[],
+        recipe="not told",
+        limits="Not told.",
+    )
