@@ -1,0 +1,196 @@
+"""Adaptive batching across requests, for any kind of item.
+
+BentoML has batchable endpoints of its own. They do not fit here: such an endpoint takes exactly one list argument (so no
+``model`` beside the texts), one exception fails every request that happened to share the batch, and a request of 1,000 texts
+goes through as one piece in front of everybody else's single sentence. A `Batcher` instead
+
+- adds no waiting: whenever its one worker thread is free it takes what is queued, so an idle service answers at once and a
+  busy one forms larger batches by itself;
+- answers per item, with a value or an exception: a batch that fails is halved until the guilty items are alone;
+- is fair by cost (after start-time fair queueing, Goyal et al. 1996): a small request overtakes the rest of a large one, and
+  nobody starves;
+- bounds what waits: past the bound a call is turned away at once with the time after which to come back (HTTP 429);
+- drops the items of a caller who has gone away.
+
+Everything except the work itself happens on the event loop, so there are no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from models.errors import UnavailableError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Work = Callable[[list[Item]], Sequence[Answer | Exception]]
+
+_LONGEST_RETRY = 60
+
+
+class BusyError(UnavailableError):
+    """The queue is full; `retry_after` is the number of seconds after which there should be room (HTTP 429)."""
+
+    code, status = "busy", 429
+
+    def __init__(self, problem: str, *, retry_after: int = 1, where: str = "", expected: str = "") -> None:
+        super().__init__(problem, where=where, expected=expected, fix=f"Send the request again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
+@dataclass(eq=False)
+class _Request(Generic[Item, Answer]):
+    """One call of `Batcher.submit`: what still waits, and the answers so far."""
+
+    items: Sequence[Item]
+    costs: list[int]
+    done: asyncio.Future[list[Answer | Exception]]
+    waiting: deque[int] = field(default_factory=deque)
+    answers: dict[int, Answer | Exception] = field(default_factory=dict)
+
+    def settle(self, index: int, answer: Answer | Exception) -> None:
+        self.answers[index] = answer
+        if len(self.answers) == len(self.items) and not self.done.done():
+            self.done.set_result([self.answers[position] for position in range(len(self.items))])
+
+
+class Batcher(Generic[Item, Answer]):
+    """Runs `work` on batches collected from all callers.
+
+    Args:
+        work: gets a list of items in one worker thread and returns as many answers; an answer may be an exception. Exceptions it
+            raises are traced to the items that cause them.
+        cost: the size of an item, e.g. its characters; at least 1 is counted.
+        batch_cost: items are added to a batch up to this cost; an item above it runs alone.
+        queue_cost: what may wait. A call on an empty queue is always accepted.
+        name: of the worker thread, and in messages.
+    """
+
+    def __init__(
+        self, work: Work[Item, Answer], *, cost: Callable[[Item], int], batch_cost: int, queue_cost: int, name: str
+    ) -> None:
+        self._work, self._cost, self._batch_cost, self._queue_cost, self._name = work, cost, batch_cost, queue_cost, name
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._queue: list[tuple[float, int, _Request[Item, Answer]]] = []  # (start tag, arrival, request): a heap
+        self._arrivals = itertools.count()
+        self._virtual_time = 0.0  # the start tag of whoever arrives now
+        self._queued_cost = 0
+        self._cost_per_second = 0.0
+        self._runner: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def queued_cost(self) -> int:
+        """Cost of everything that waits; what is being worked on is not counted."""
+        return self._queued_cost
+
+    async def submit(self, items: Sequence[Item]) -> list[Answer | Exception]:
+        """Answers in the order of `items`, an exception standing for an item that failed.
+
+        Raises:
+            BusyError: the queue is full; nothing was accepted.
+            UnavailableError: the batcher was closed.
+        """
+        if not items:
+            return []
+        request = self._enqueue(items)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.get_running_loop().create_task(self._run())
+        try:
+            return await request.done
+        finally:
+            self._drop(request)  # the caller may have been cancelled; no more than a flag otherwise
+
+    async def close(self) -> None:
+        """Turn away new calls, answer those that wait with `UnavailableError`, and let the batch at work finish."""
+        self._closed = True
+        for _, _, request in self._queue:
+            if not request.done.done():
+                request.done.set_exception(self._stopping())
+        self._queue.clear()
+        self._queued_cost = 0
+        if self._runner is not None:
+            await asyncio.wait([self._runner])
+        self._thread.shutdown()
+
+    def _stopping(self) -> UnavailableError:
+        return UnavailableError("the service is stopping", where=self._name, fix="Send the request again in a moment.")
+
+    def _enqueue(self, items: Sequence[Item]) -> _Request[Item, Answer]:
+        if self._closed:
+            raise self._stopping()
+        costs = [max(1, self._cost(item)) for item in items]
+        total = sum(costs)
+        if self._queued_cost and self._queued_cost + total > self._queue_cost:
+            raise self._full()
+        request = _Request[Item, Answer](items, costs, asyncio.get_running_loop().create_future(), deque(range(len(items))))
+        self._queued_cost += total
+        heapq.heappush(self._queue, (self._virtual_time, next(self._arrivals), request))
+        return request
+
+    def _full(self) -> BusyError:
+        seconds = math.ceil(self._queued_cost / self._cost_per_second) if self._cost_per_second else 1
+        retry_after = min(max(seconds, 1), _LONGEST_RETRY)
+        return BusyError("too much work is waiting", where=self._name, retry_after=retry_after)
+
+    def _drop(self, request: _Request[Item, Answer]) -> None:
+        self._queued_cost -= sum(request.costs[index] for index in request.waiting) if not self._closed else 0
+        request.waiting.clear()
+
+    def _take(self) -> list[tuple[_Request[Item, Answer], int]]:
+        """The next batch: always the item with the smallest start tag; empty when nothing waits."""
+        batch: list[tuple[_Request[Item, Answer], int]] = []
+        spent = 0
+        while self._queue:
+            tag, arrival, request = self._queue[0]
+            cost = request.costs[request.waiting[0]] if request.waiting else 0
+            if batch and spent + cost > self._batch_cost:
+                break
+            heapq.heappop(self._queue)
+            if not request.waiting:  # its caller has gone
+                continue
+            batch.append((request, request.waiting.popleft()))
+            spent += cost
+            self._queued_cost -= cost
+            self._virtual_time = max(self._virtual_time, tag)
+            if request.waiting:
+                heapq.heappush(self._queue, (tag + cost, arrival, request))
+        # Time moves on by each waiting request's share, else a stream of newcomers would always be ahead of an old large request.
+        self._virtual_time += spent / (len(self._queue) + 1)
+        return batch
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while batch := self._take():
+            items = [request.items[index] for request, index in batch]
+            started = time.perf_counter()
+            answers = await loop.run_in_executor(self._thread, self._answer, items)
+            self._measure(sum(request.costs[index] for request, index in batch), time.perf_counter() - started)
+            for (request, index), answer in zip(batch, answers, strict=True):
+                request.settle(index, answer)
+
+    def _measure(self, cost: int, seconds: float) -> None:
+        speed = cost / max(seconds, 1e-6)
+        self._cost_per_second = 0.8 * self._cost_per_second + 0.2 * speed if self._cost_per_second else speed
+
+    def _answer(self, items: list[Item]) -> list[Answer | Exception]:
+        """Never raises: a batch that fails is halved, so that k guilty items of n cost about k·log2(n) further runs."""
+        try:
+            answers = list(self._work(items))
+            if len(answers) != len(items):
+                raise RuntimeError(f"{self._name}: {len(answers)} answers to {len(items)} items")
+            return answers
+        except Exception as error:  # noqa: BLE001 (whatever the work raises is the answer)
+            if len(items) == 1:
+                return [error]
+        middle = len(items) // 2
+        return self._answer(items[:middle]) + self._answer(items[middle:])

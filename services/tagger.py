@@ -1,0 +1,271 @@
+"""``POST /tag``: labels for the words of texts, from any of the tagger bundles this process has loaded.
+
+Offsets are Unicode code points, as Python counts: ``text[start:end]`` is the token. JavaScript counts UTF-16 units instead, so
+there an emoji before a token shifts it: use ``Array.from(text).slice(start, end)``.
+
+A text that cannot be tagged (empty or white space only, too long, in a language no bundle knows) gets ``{"error": {…}}`` in its
+place among the results, and its neighbours their tags. If no text of a call could be tagged the call itself fails, with the
+status of the error: a single empty text is a 422. What is wrong with the call as a whole (not JSON, wrong types, no texts, too
+many texts, an unknown model) always fails the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import bentoml
+from _bentoml_sdk import IODescriptor
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from models.errors import BundleError, ConvoyError, TooLargeError, UnavailableError, UnprocessableError
+from models.tagger.tokens import script
+from services.batching import Batcher
+from services.http import error_fields, request_id, worst
+from services.json_body import JsonRequest, encode
+from services.languages import default_names
+from services.service import ConvoyService, TaskEndpoints
+from services.settings import Settings, bundle_folders, service_config
+
+log = logging.getLogger("convoy.tagger")
+
+_COST_OF_A_TEXT = 32  # characters' worth of work that even the shortest text makes
+_SMALL_ANSWER = 20_000  # characters; encoding more than that is left to a thread
+
+
+class TaggedSpan(Protocol):
+    """A token or a span as the predictor gives it."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def confidence(self) -> float: ...
+
+
+class TaggedText(Protocol):
+    """One text as the predictor gives it."""
+
+    @property
+    def tokens(self) -> Sequence[TaggedSpan]: ...
+    @property
+    def spans(self) -> Sequence[TaggedSpan]: ...
+
+
+class Tagger(Protocol):
+    """What the endpoint needs of `models.tagger.Tagger`; ``spec`` is a `models.bundle.BundleSpec`."""
+
+    @property
+    def spec(self) -> Any: ...
+    def tag(self, texts: Sequence[str]) -> Sequence[TaggedText]: ...
+
+
+class EmptyTextError(UnprocessableError):
+    """A text without anything to tag."""
+
+    code = "text_empty"
+
+
+class UnknownModelError(UnprocessableError):
+    """`model` names no bundle that is loaded."""
+
+    code = "model_unknown"
+
+
+class UnknownScriptError(UnprocessableError):
+    """No bundle knows the language that goes with the text's script."""
+
+    code = "script_unknown"
+
+
+class TagRequest(JsonRequest):
+    """The body of ``POST /tag``."""
+
+    texts: Annotated[list[str], Field(min_length=1, description="The texts to tag, each on its own.")]
+    model: Annotated[str | None, Field(description="A bundle's name, see /models; by default chosen per text by script.")] = None
+
+
+class Span(BaseModel):
+    """A token or a span; ``start`` and ``end`` count Unicode code points of the text."""
+
+    text: str
+    start: int
+    end: int
+    label: str
+    confidence: float
+
+
+class TextError(BaseModel):
+    """Why one text was not tagged."""
+
+    code: str
+    message: str
+
+
+class TagResult(BaseModel):
+    """One text's answer: either ``error``, or all the other fields."""
+
+    model: str | None = None
+    language: str | None = None
+    tokens: list[Span] | None = None
+    spans: list[Span] | None = None
+    error: TextError | None = None
+
+
+class TagResponse(IODescriptor):
+    """The answer of ``POST /tag``: the bundles that were used, and one result per text, in order."""
+
+    models: list[str]
+    results: list[TagResult]
+
+
+Result = dict[str, object]
+
+
+class TaggerEndpoints(TaskEndpoints):
+    """The tagger's API methods, to be served alone (`TaggerService`) or with other tasks (the gateway).
+
+    Args:
+        taggers: loaded taggers by name; by default those of every tagger bundle in ``CONVOY_BUNDLES``.
+        settings: limits; by default from the environment.
+    """
+
+    def __init__(self, taggers: Mapping[str, Tagger] | None = None, settings: Settings | None = None) -> None:
+        super().__init__()
+        self._settings = settings or Settings.from_environment()
+        self._taggers = dict(load_taggers(self._settings.bundles) if taggers is None else taggers)
+        self._batchers = {name: self._batcher(name, tagger) for name, tagger in self._taggers.items()}
+        self._defaults = default_names({name: tagger.spec.languages for name, tagger in self._taggers.items()})
+        self.catalogue.extend(describe(tagger.spec) for tagger in self._taggers.values())
+
+    @bentoml.api(route="/tag", input_spec=TagRequest, output_spec=TagResponse)
+    async def tag(self, texts: list[str], model: str | None = None) -> Response:
+        """Tag texts: for each its tokens with label, confidence and offsets in code points, and spans where labels form spans."""
+        self._check(texts, model)
+        refusals = {index: self._refusal(text, model) for index, text in enumerate(texts)}
+        answers: dict[int, Result | Exception] = {index: refusal for index, refusal in refusals.items() if refusal}
+        chosen = {index: model or self._defaults[script(text)] for index, text in enumerate(texts) if index not in answers}
+        models = sorted(set(chosen.values()))
+        for part in await asyncio.gather(*(self._tag_with(name, texts, chosen) for name in models)):
+            answers |= part
+        errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
+        if len(errors) == len(texts):
+            raise worst(errors)
+        for error in errors:
+            _log(error)
+        content = {"models": models, "results": [_visible(answers[index]) for index in range(len(texts))]}
+        small = sum(map(len, texts)) <= _SMALL_ANSWER
+        return Response(encode(content) if small else await asyncio.to_thread(encode, content), media_type="application/json")
+
+    @bentoml.on_shutdown
+    async def close_batchers(self) -> None:
+        for batcher in self._batchers.values():
+            await batcher.close()
+
+    def _batcher(self, name: str, tagger: Tagger) -> Batcher[str, Result]:
+        def work(texts: list[str]) -> Sequence[Result | Exception]:
+            languages, answers = tagger.spec.languages, tagger.tag(texts)
+            return [to_result(name, languages, text, answer) for text, answer in zip(texts, answers, strict=True)]
+
+        bounds = {"batch_cost": self._settings.batch_characters, "queue_cost": self._settings.queue_characters}
+        return Batcher(work, cost=lambda text: _COST_OF_A_TEXT + len(text), name=name, **bounds)
+
+    async def _tag_with(self, name: str, texts: list[str], chosen: dict[int, str]) -> dict[int, Result | Exception]:
+        """The answers, by position, to the texts that `name` was chosen for."""
+        indices = [index for index, choice in chosen.items() if choice == name]
+        try:
+            answers = await self._batchers[name].submit([texts[index] for index in indices])
+        except UnavailableError as error:
+            answers = [error] * len(indices)
+        return dict(zip(indices, answers, strict=True))
+
+    def _check(self, texts: list[str], model: str | None) -> None:
+        """What fails the whole call."""
+        if not self._taggers:
+            raise UnavailableError("no tagger bundle is loaded", where=self._settings.bundles.name, fix="Add one and restart.")
+        if len(texts) > (most := self._settings.max_texts):
+            raise TooLargeError("too many texts in one call", where="texts", expected=f"at most {most}", got=len(texts))
+        if (total := sum(map(len, texts))) > self._settings.max_total_characters:
+            limit = f"at most {self._settings.max_total_characters} characters in all"
+            raise TooLargeError("too much text in one call", where="texts", expected=limit, got=total)
+        if model is not None and model not in self._taggers:
+            raise UnknownModelError("unknown model", where="model", expected="one of " + ", ".join(self._taggers), got=model)
+
+    def _refusal(self, text: str, model: str | None) -> ConvoyError | None:
+        """Why this one text cannot be tagged, or nothing."""
+        if not text or text.isspace():
+            got = f"{len(text)} white space characters" if text else "nothing"
+            return EmptyTextError("the text is empty", expected="at least one character that is not white space", got=got)
+        if len(text) > self._settings.max_characters:
+            limit = f"at most {self._settings.max_characters} characters"
+            return TooLargeError("the text is too long", expected=limit, got=len(text), fix="Cut it between sentences.")
+        if model is None and (language := script(text)) not in self._defaults:
+            known = ", ".join(sorted(self._defaults))
+            return UnknownScriptError(
+                "no model for this text's script", expected=f"one of {known}", got=language, fix="Name one."
+            )
+        return None
+
+
+def load_taggers(folder: Path) -> dict[str, Tagger]:
+    """Every tagger bundle below `folder`, by name.
+
+    Raises:
+        BundleError: one is damaged, or two have the same name. A service that quietly leaves one out would be worse.
+    """
+    from models.tagger.predictor import Tagger as BundleTagger
+
+    taggers: dict[str, Tagger] = {}
+    for path in bundle_folders(folder, "tagger"):
+        tagger = BundleTagger.load(path)
+        if tagger.spec.name in taggers:
+            name = tagger.spec.name
+            raise BundleError("two bundles have the same name", where=str(path), got=name, fix="Rename or remove one.")
+        taggers[tagger.spec.name] = tagger
+    if not taggers:
+        log.warning("no tagger bundle in %s: /tag will answer 503", folder)
+    return taggers
+
+
+def describe(spec: Any) -> dict[str, object]:
+    """A bundle's line in ``GET /models``."""
+    names = ("name", "task", "languages", "labels", "licence", "figures")
+    return {name: getattr(spec, name) for name in names}
+
+
+def to_result(name: str, languages: Sequence[str], text: str, tagged: TaggedText) -> Result:
+    """One text's answer, ready for JSON."""
+    language = languages[0] if len(languages) == 1 else script(text)
+    return {
+        "model": name,
+        "language": language,
+        "tokens": [_span(token) for token in tagged.tokens],
+        "spans": [_span(span) for span in tagged.spans],
+    }
+
+
+def _span(span: TaggedSpan) -> dict[str, object]:
+    # Four decimals are finer than any calibration, and a third of the bytes.
+    confidence = round(float(span.confidence), 4)
+    return {"text": span.text, "start": int(span.start), "end": int(span.end), "label": span.label, "confidence": confidence}
+
+
+def _visible(answer: Result | Exception) -> Result:
+    return {"error": error_fields(answer)} if isinstance(answer, Exception) else answer
+
+
+def _log(error: Exception) -> None:
+    if not isinstance(error, ConvoyError):
+        log.error("request %s: tagging one text failed", request_id.get(), exc_info=error)
+
+
+TaggerService = bentoml.service(name="tagger", service_class=ConvoyService, **service_config())(TaggerEndpoints)

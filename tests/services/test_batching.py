@@ -1,0 +1,217 @@
+"""The batcher: every caller gets its own answers whatever the interleaving, and nobody pays for another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import UnavailableError
+from services.batching import Batcher, BusyError
+
+
+class Recorder:
+    """Work that doubles numbers, fails on multiples of seven, and remembers its batches."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.batches: list[list[int]] = []
+        self.seconds = seconds
+
+    def __call__(self, items: list[int]) -> list[int | Exception]:
+        self.batches.append(items)
+        time.sleep(self.seconds)
+        if any(item % 7 == 0 for item in items):
+            raise ValueError("a multiple of seven")
+        return [2 * item for item in items]
+
+
+def batcher(work, batch_cost=10, queue_cost=10_000, cost=lambda item: 1):
+    return Batcher(work, cost=cost, batch_cost=batch_cost, queue_cost=queue_cost, name="test")
+
+
+requests = st.lists(
+    st.tuples(st.lists(st.integers(1, 10_000), max_size=12), st.integers(0, 3), st.booleans()), min_size=1, max_size=12
+)
+
+
+@given(requests, st.integers(1, 40))
+def test_every_caller_gets_its_own_answers_and_errors_stay_with_their_items(calls, batch_cost):
+    async def caller(pool, items, pauses):
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        return await pool.submit(items)
+
+    async def main():
+        pool = batcher(Recorder(), batch_cost, cost=lambda item: item % 5)
+        tasks = [asyncio.ensure_future(caller(pool, items, pauses)) for items, pauses, _ in calls]
+        await asyncio.sleep(0)
+        for task, (_, _, leaves) in zip(tasks, calls, strict=True):
+            if leaves:
+                task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        await pool.close()
+        assert pool.queued_cost == 0
+        return outcomes
+
+    for (items, _, leaves), outcome in zip(calls, asyncio.run(main()), strict=True):
+        if leaves and isinstance(outcome, asyncio.CancelledError):
+            continue
+        assert len(outcome) == len(items)
+        for item, answer in zip(items, outcome, strict=True):
+            assert isinstance(answer, ValueError) if item % 7 == 0 else answer == 2 * item
+
+
+def test_batches_form_only_while_the_worker_is_busy():
+    async def main():
+        work = Recorder(0.05)
+        pool = batcher(work, 100)
+        await asyncio.gather(*(pool.submit([item]) for item in (1, 2, 3, 4)))
+        await pool.submit([5])
+        await pool.close()
+        return work.batches
+
+    # The callers of the same moment go together; the lone one after them is not kept waiting for company.
+    assert asyncio.run(main()) == [[1, 2, 3, 4], [5]]
+
+
+def test_the_cost_bounds_a_batch_and_a_large_item_goes_alone():
+    async def main():
+        work = Recorder()
+        pool = batcher(work, 10, cost=lambda item: item)
+        answers = await pool.submit([4, 5, 6, 50, 1])
+        await pool.close()
+        return work.batches, answers
+
+    batches, answers = asyncio.run(main())
+    assert batches == [[4, 5], [6], [50], [1]]
+    assert answers == [8, 10, 12, 100, 2]
+
+
+def test_a_small_request_overtakes_the_rest_of_a_large_one():
+    async def main():
+        work = Recorder(0.01)
+        pool = batcher(work, 5)
+        large = asyncio.ensure_future(pool.submit([1] * 200))
+        await asyncio.sleep(0.03)
+        await pool.submit([2])
+        batches_until_answered = len(work.batches)
+        await large
+        await pool.close()
+        return batches_until_answered, len(work.batches)
+
+    until, total = asyncio.run(main())
+    assert total == 41
+    assert until <= 8
+
+
+def test_a_steady_stream_of_small_requests_does_not_starve_a_large_one():
+    async def main():
+        pool = batcher(Recorder(0.001), 4)
+        large = asyncio.ensure_future(pool.submit([1] * 50))
+
+        async def stream():
+            while not large.done():
+                await pool.submit([2])
+
+        streams = [asyncio.ensure_future(stream()) for _ in range(8)]
+        answers = await asyncio.wait_for(large, 10)
+        await asyncio.gather(*streams)
+        await pool.close()
+        return answers
+
+    assert asyncio.run(main()) == [2] * 50
+
+
+def test_a_full_queue_turns_calls_away_at_once_and_recovers():
+    async def main():
+        pool = batcher(Recorder(0.05), 1, queue_cost=3)
+        first = asyncio.ensure_future(pool.submit([1] * 4))  # an empty queue takes any call
+        await asyncio.sleep(0.02)
+        with pytest.raises(BusyError) as caught:
+            await pool.submit([2])
+        assert 1 <= caught.value.retry_after <= 60
+        assert caught.value.status == 429
+        await first
+        assert await pool.submit([3]) == [6]
+        await pool.close()
+
+    asyncio.run(main())
+
+
+def test_the_items_of_a_cancelled_caller_are_not_worked_on():
+    async def main():
+        work = Recorder(0.05)
+        pool = batcher(work, 1)
+        leaving = asyncio.ensure_future(pool.submit([1] * 100))
+        await asyncio.sleep(0.02)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert pool.queued_cost == 0
+        assert await pool.submit([2]) == [4]
+        await pool.close()
+        return work.batches
+
+    assert asyncio.run(main()) == [[1], [2]]
+
+
+def test_wrong_number_of_answers_is_an_error_of_each_item():
+    async def main():
+        pool = batcher(lambda items: [])
+        answers = await pool.submit([1, 2])
+        await pool.close()
+        return answers
+
+    assert [type(answer) for answer in asyncio.run(main())] == [RuntimeError, RuntimeError]
+
+
+def test_closing_answers_those_who_wait_and_turns_away_the_rest():
+    async def main():
+        pool = batcher(Recorder(0.05), 1)
+        waiting = [asyncio.ensure_future(pool.submit([item])) for item in (1, 2, 3)]
+        await asyncio.sleep(0.02)
+        await pool.close()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        with pytest.raises(UnavailableError):
+            await pool.submit([4])
+        return outcomes
+
+    first, *others = asyncio.run(main())
+    assert first == [2]  # it was being worked on
+    assert all(isinstance(other, UnavailableError) for other in others)
+
+
+def test_the_event_loop_stays_free_and_one_thread_does_the_work():
+    names = set()
+
+    def work(items):
+        names.add(threading.current_thread().name)
+        time.sleep(0.1)
+        return items
+
+    async def main():
+        pool = batcher(work)
+        task = asyncio.ensure_future(pool.submit([1]))
+        ticks = 0
+        while not task.done():
+            await asyncio.sleep(0.005)
+            ticks += 1
+        await pool.close()
+        return ticks
+
+    assert asyncio.run(main()) >= 5
+    assert names == {"test_0"}
+
+
+def test_nothing_is_kept_of_what_was_answered():
+    async def main():
+        pool = batcher(Recorder())
+        for item in range(1, 500):
+            await pool.submit([item])
+        await pool.close()
+        return len(pool._queue), pool.queued_cost
+
+    assert asyncio.run(main()) == (0, 0)

@@ -1,0 +1,39 @@
+"""Settings from the environment, and the folder of bundles."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from models.errors import BundleError, ConfigError
+from services.settings import Settings, bundle_folders
+
+
+def test_settings_come_from_the_environment_and_bad_ones_are_named():
+    assert Settings.from_environment({}) == Settings()
+    given_values = {"CONVOY_MAX_TEXTS": "5", "CONVOY_TIMEOUT_SECONDS": "0.5", "CONVOY_CALL_THREADS": ""}
+    assert Settings.from_environment(given_values) == Settings(max_texts=5, timeout_seconds=0.5)
+    for value in ("many", "0", "-1", "1.5"):
+        with pytest.raises(ConfigError, match="CONVOY_MAX_TEXTS"):
+            Settings.from_environment({"CONVOY_MAX_TEXTS": value})
+    with pytest.raises(ConfigError, match="CONVOY_TIMEOUT_SECONDS"):
+        Settings.from_environment({"CONVOY_TIMEOUT_SECONDS": "nan"})
+
+
+def test_every_setting_is_described():
+    from services import settings
+
+    names = [f"CONVOY_{name.upper()}" for name in Settings.__dataclass_fields__]
+    assert all(f"``{name}``" in settings.__doc__ for name in names)
+
+
+def test_bundle_folders_of_a_task(tmp_path):
+    for name, task in (("b", "tagger"), ("a", "tagger"), ("c", "separator")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bundle.json").write_text(json.dumps({"task": task}))
+    assert [path.name for path in bundle_folders(tmp_path, "tagger")] == ["a", "b"]
+    assert bundle_folders(tmp_path / "nothing", "tagger") == []
+    (tmp_path / "c" / "bundle.json").write_text("{")
+    with pytest.raises(BundleError, match=r"c.bundle\.json"):
+        bundle_folders(tmp_path, "tagger")
