@@ -19,6 +19,7 @@ Type = tuple[str, str, str]  # left neighbour, token, right neighbour; neighbour
 Array = NDArray[Any]
 
 EDGE = "\x02"  # stands beyond both ends of a sentence
+TAKEN_AT_ONCE = 1 << 17  # types
 FIRST_LETTER_ID = 2  # 0 is padding, 1 a letter never seen in training
 
 
@@ -111,7 +112,9 @@ class TypeMemory:
         start = len(self._numbers) + 1
         computed = self._compute(new)
         if not self.arrays:
-            self.arrays = [np.zeros((1024, *array.shape[1:]), array.dtype) for array in computed]
+            # All of a small memory is taken at once, so that a service does not grow while it meets words.
+            room = self._capacity + 1 if self._capacity <= TAKEN_AT_ONCE else 1024
+            self.arrays = [np.full((room, *array.shape[1:]), 0, array.dtype) for array in computed]
         for place, array in enumerate(computed):
             held = self.arrays[place]
             if start + len(array) > len(held):

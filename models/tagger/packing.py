@@ -23,9 +23,9 @@ from models.runtime import Runtime
 from models.tagger.features import Type, TypeEncoder, TypeMemory
 from models.tagger.vectors import VectorTable
 
-ROWS = (32, 128, 512, 2048)  # lengths of a row
+ROWS = (32, 128, 512)  # lengths of a row; longer ones leave the processor's cache and are slower by the token
 WORDS = (32, 256, 1024)  # distinct words encoded at once
-REMEMBERED = 40_000  # words; at 256 channels about 40 MB
+REMEMBERED = 20_000  # words; at 256 channels about 20 MB
 
 Floats = NDArray[np.float32]
 

@@ -23,6 +23,7 @@ from models.tagger.tokens import character_spans, fold_width, sentence_slices, w
 from models.tagger.vectors import VectorTable
 
 DECODED_TOGETHER = 16_384  # tokens, with padding, in one decoding batch: bounds its memory
+LONGEST_SENTENCE = 2000  # tokens; what has no end of a sentence for longer is cut
 MOVES_TOGETHER = 1 << 21  # sentences × K² in one decoding step, so that a step stays in the cache
 
 
@@ -161,7 +162,7 @@ class Tagger:
         pieces: list[tuple[int, list[tuple[int, int]]]] = []
         for number, text in enumerate(texts):
             places = cut(text)
-            pieces.extend((number, places[part]) for part in sentence_slices(text, places, self.packer.longest))
+            pieces.extend((number, places[part]) for part in sentence_slices(text, places, LONGEST_SENTENCE))
         labelled = self._label([[texts[number][start:end] for start, end in places] for number, places in pieces])
         results = [TaggedText([], []) for _ in texts]
         for (number, places), sentence in zip(pieces, labelled, strict=True):
