@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from models.layers import Convolution
+from models.tagger.labels import Scheme
 from training.export import export_bundle
 from training.tagger.data import TaggerTask
 from training.tagger.module import TaggerModule
@@ -26,7 +27,7 @@ def tiny_tagger_bundle(folder: Path, language: str, name: str | None = None) -> 
         tables = [Table("words", ["word"], ENGLISH, 8, True)]
         labels = ["DET", "NOUN", "PROPN", "PUNCT", "VERB"]
         vocabulary = Vocabulary({"labels": labels}, "".join(sorted(set("".join(ENGLISH)))), 8, tables, ENGLISH)
-        task = TaggerTask("upos", "NONE", False, False)  # type: ignore[arg-type]
+        task = TaggerTask("upos", Scheme.NONE, False, False)
     else:
         tables = [
             Table("characters", ["word"], CHINESE, 8, True),
@@ -34,7 +35,7 @@ def tiny_tagger_bundle(folder: Path, language: str, name: str | None = None) -> 
         ]
         labels = [f"{place}-{part}" for part in ("n", "v", "w") for place in "BMES"]
         vocabulary = Vocabulary({"labels": labels}, None, 0, tables, ["北京", "上海"])
-        task = TaggerTask("pos", "BMES", True, True)  # type: ignore[arg-type]
+        task = TaggerTask("pos", Scheme.BMES, True, True)
     module = TaggerModule(
         width=16,
         stack=[Convolution(16, activation="glu"), Convolution(16, dilation=2)],

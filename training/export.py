@@ -240,7 +240,7 @@ def _largest(differences: Iterable[float | None]) -> float | None:
 def _load(checkpoint: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything, IndexError among them
         raise ConfigError(
             "not a checkpoint that can be loaded safely",
             where=str(checkpoint),
