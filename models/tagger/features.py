@@ -1,8 +1,9 @@
 """From tokens to the arrays the network reads, the same for training and for inference.
 
 A *view* says which string of a token's neighbourhood a vector table is asked for: the token itself, or for Chinese the
-pair of characters with its left or right neighbour. Everything the network must know of a token apart from its place is
-its *type*: the token alone, or with bigram views the three of left neighbour, token, right neighbour.
+pair of characters with its left or right neighbour, or the code of what a lexicon holds around it. Everything the network
+must know of a token apart from its place is its *type*: the token, with bigram views also its left and right neighbour,
+with a lexicon also its code.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-View = Literal["word", "left_bigram", "right_bigram"]
-Type = tuple[str, str, str]  # left neighbour, token, right neighbour; neighbours empty without bigram views
+from models.errors import ConfigError
+from models.tagger.lexicon import Lexicon
+
+View = Literal["word", "left_bigram", "right_bigram", "lexicon"]
+# Left neighbour, token, right neighbour, code of the lexicon; empty where no view looks at them.
+Type = tuple[str, str, str, str]
 Array = NDArray[Any]
 
 EDGE = "\x02"  # stands beyond both ends of a sentence
@@ -51,27 +56,41 @@ class TypeEncoder:
         tables: (view, table) in the order in which the network concatenates their vectors.
         alphabet: letter ``alphabet[i]`` has id ``i + 2``; None when the network has no letter CNN.
         longest: L; a longer word keeps its first L − L//3 and last L//3 letters.
+        lexicon: what the view ``lexicon`` looks words up in.
+
+    Raises:
+        ConfigError: there is the view ``lexicon`` but no lexicon.
     """
 
-    def __init__(self, tables: Sequence[tuple[View, Rows]], alphabet: str | None, longest: int = 16) -> None:
+    def __init__(
+        self, tables: Sequence[tuple[View, Rows]], alphabet: str | None, longest: int = 16, lexicon: Lexicon | None = None
+    ) -> None:
         self.tables = list(tables)
-        self.contextual = any(view != "word" for view, _ in self.tables)
+        views = {view for view, _ in self.tables}
+        if "lexicon" in views and lexicon is None:
+            raise ConfigError("a table has the view 'lexicon', but there is no lexicon", where="tables", fix="Name a lexicon.")
+        self.neighbours = not views.isdisjoint({"left_bigram", "right_bigram"})
+        self.lexicon = lexicon if "lexicon" in views else None
+        self.reach = max(
+            int(self.neighbours), self.lexicon.reach if self.lexicon else 0
+        )  # tokens to each side that a type depends on
         self.longest = longest if alphabet is not None else 1
         self._ids = {letter: number for number, letter in enumerate(alphabet or "", FIRST_LETTER_ID)}
 
     def types(self, tokens: Sequence[str]) -> Sequence[Type]:
-        """The type of each token; neighbours stay empty where no view looks at them."""
-        if not self.contextual:
-            return [("", token, "") for token in tokens]
+        """The type of each token; it depends on ``reach`` tokens to each side."""
+        nothing = [""] * len(tokens)
         padded = [EDGE, *tokens, EDGE]
-        return list(zip(padded[:-2], tokens, padded[2:], strict=True))
+        left, right = (padded[:-2], padded[2:]) if self.neighbours else (nothing, nothing)
+        codes = self.lexicon.codes(tokens) if self.lexicon else nothing
+        return list(zip(left, tokens, right, codes, strict=True))
 
     def encode(self, types: Sequence[Type]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(rows (n, tables), letters (n, L)) of the given types."""
         rows = np.empty((len(types), len(self.tables)), np.int64)
         for column, (view, table) in enumerate(self.tables):
             rows[:, column] = table.rows([_seen(view, kind) for kind in types])
-        return rows, self._letters([word for _, word, _ in types])
+        return rows, self._letters([word for _, word, _, _ in types])
 
     def _letters(self, words: Sequence[str]) -> NDArray[np.int64]:
         letters = np.zeros((len(words), self.longest), np.int64)
@@ -139,5 +158,13 @@ def batch(memory: TypeMemory, numbers: Sequence[NDArray[np.int64]], length: int)
 
 
 def _seen(view: View, kind: Type) -> str:
-    left, word, right = kind
-    return word if view == "word" else left + word if view == "left_bigram" else word + right
+    left, word, right, code = kind
+    match view:
+        case "word":
+            return word
+        case "left_bigram":
+            return left + word
+        case "right_bigram":
+            return word + right
+        case "lexicon":
+            return code

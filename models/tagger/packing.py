@@ -63,8 +63,8 @@ class Packer:
         gap: int,
     ) -> None:
         self.words, self.context, self.encoder, self.tables = words, context, encoder, list(tables)
-        # Where a sentence is cut, the type of the first token lacks its left neighbour: one more token to drop.
-        self.halo, self.gap = receptive_field + encoder.contextual, gap
+        # Where a sentence is cut, types near the cut lack their neighbours or a word of the lexicon: those are dropped too.
+        self.halo, self.gap = receptive_field + encoder.reach, gap
         self.longest = ROWS[-1] - 2 * self.halo
         if self.longest < 1:
             got = f"{receptive_field} on each side"
@@ -149,7 +149,7 @@ class Packer:
         for size in WORDS:
             shapes = {"vectors": (size, width), "letters": (size, self.encoder.longest)}
             self.words.prepare({name: shapes[name] for name in self.words.inputs})
-        channels = self._encode([("", "", "")])[0].shape[1]
+        channels = self._encode([("", "", "", "")])[0].shape[1]
         for length in ROWS:
             self.context.prepare({"words": (1, length, channels), "inside": (1, length)})
 

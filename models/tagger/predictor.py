@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.bundle import Bundle, open_bundle
 from models.bundle_spec import BundleSpec
-from models.errors import BundleError, InputError
+from models.errors import BundleError, ConfigError, InputError
 from models.runtime import Runtime
 from models.tagger.decode import Decoded, Transitions, decode
 from models.tagger.features import TypeEncoder, View
 from models.tagger.labels import Scheme, spans, split_label
+from models.tagger.lexicon import Lexicon
 from models.tagger.packing import Packer
 from models.tagger.tokens import character_spans, fold_width, sentence_slices, word_spans
 from models.tagger.vectors import VectorTable
@@ -49,6 +50,7 @@ class TaggerPreprocessing(BaseModel):
         receptive_field: tokens on each side that a score depends on.
         gap: empty places between sentences that are run side by side.
         decoder: crf or softmax.
+        lexicon: file of the lexicon's words, one a line, of the width that the network reads; null without one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,6 +64,7 @@ class TaggerPreprocessing(BaseModel):
     receptive_field: int
     gap: int
     decoder: Literal["crf", "softmax"]
+    lexicon: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Tagger:
         tables = {table.name: _table(bundle, table.name) for table in settings.tables}
         self.vectors = [tables[table.name] for table in settings.tables for _ in table.views]
         views = [(view, tables[table.name]) for table in settings.tables for view in table.views]
-        self.encoder = TypeEncoder(views, settings.alphabet, settings.longest_spelling)
+        self.encoder = _encoder(bundle, settings, views)
         differences = bundle.spec.parity.precision.model_dump()
         words = Runtime(bundle.file("words.onnx"), differences)
         context = Runtime(bundle.file("network.onnx"), differences, parallel=True)
@@ -240,6 +243,21 @@ def _alike(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         group.append(number)
     if group:
         yield group
+
+
+def _encoder(bundle: Bundle, settings: TaggerPreprocessing, views: Sequence[tuple[View, VectorTable]]) -> TypeEncoder:
+    lexicon = None
+    if settings.lexicon is not None:
+        path = bundle.file(settings.lexicon)
+        try:
+            lexicon = Lexicon(path.read_text("utf-8").split("\n"))
+        except UnicodeDecodeError as error:
+            raise BundleError("the lexicon is no text", where=str(path), expected="UTF-8, a word a line", got=error) from error
+    try:
+        return TypeEncoder(views, settings.alphabet, settings.longest_spelling, lexicon)
+    except ConfigError as error:
+        where = f"{bundle.path}/bundle.json: preprocessing.lexicon"
+        raise BundleError("a table needs a lexicon", where=where, expected="the name of its file", got=None) from error
 
 
 def _table(bundle: Bundle, name: str) -> VectorTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ ENGLISH = {
     ".": "PUNCT",
 }
 CHINESE = {"我": "r", "爱": "v", "北京": "ns", "天安门": "ns", "上海": "ns", "的": "u", "人": "n", "生活": "v", "中国": "ns"}
+CEDICT = "# CC-CEDICT\n天安門 天安门 [Tian1 an1 men2] /Tiananmen/\n上海 上海 [Shang4 hai3] /Shanghai/\n"
 ENTITIES = [(["Ada", "Lovelace"], ["B-PER", "I-PER"]), (["London"], ["B-LOC"]), (["lives", "in"], ["O", "O"]), (["."], ["O"])]
 
 
@@ -63,6 +65,7 @@ def write_data(folder: Path) -> None:
         "data/ewt/en_ewt-ud-dev.conllu": conllu(10, 1),
         "data/brown/ca01": slash(10, 2, {word: label.lower() for word, label in ENGLISH.items()}, "./."),
         "data/people-daily/199801.txt": slash(40),
+        "data/cedict/cedict_1_0_ts_utf-8_mdbg.txt.gz": CEDICT,
         "data/wnut17/train.conll": columns(30),
         "data/wnut17/dev.conll": columns(10, 1),
         "data/uner_zh/train.iob2": columns(30, uner=True),
@@ -70,7 +73,8 @@ def write_data(folder: Path) -> None:
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, "utf-8")
+        content = text.encode("utf-8")
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     random = np.random.default_rng(0)
     characters = sorted(set("".join(CHINESE)))
     tables = {

@@ -198,7 +198,7 @@ def test_a_download_that_brings_nothing_is_an_error(offer, tmp_path):
 
 
 def test_unknown_names_are_refused_before_anything_is_done(tmp_path):
-    with pytest.raises(ConfigError, match=r"nothing: .*expected people-daily, reviews, glove, brown, nlp-corpus"):
+    with pytest.raises(ConfigError, match=r"nothing: .*expected people-daily, reviews, cedict, glove, brown, nlp-corpus"):
         fetch(["brown", "nothing"], tmp_path / "data")
     with pytest.raises(ConfigError, match=r"EWT stands at the head of training/fetch\.py"):
         fetch(["ewt"], tmp_path / "data")

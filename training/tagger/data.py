@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 from models.errors import ConfigError
 from models.tagger.features import TypeMemory, View
 from models.tagger.labels import Scheme, convert, validate
+from models.tagger.lexicon import Lexicon
 from models.tagger.vectors import VectorTable, read_vectors
 from training.tagger.batches import Batch, BatchSampler, TaggedSentences
 from training.tagger.corpora import Sentence, read_corpus, split
+from training.tagger.lexicon import read_lexicon
 from training.tagger.vocabulary import Table, Vocabulary, count_letters, count_views
 
 
@@ -51,7 +53,7 @@ class TableSettings:
 
     Attributes:
         name: file name in the bundle.
-        views: word, left_bigram, right_bigram: which strings the table is asked for; each adds its width.
+        views: word, left_bigram, right_bigram, lexicon: which strings the table is asked for; each adds its width.
         source: vectors to start from (any format that ``convoy embed`` writes or reads); None starts from random numbers.
         dimensions: width when there is no source.
         minimum_count: words seen less often in training get no row when there is no source.
@@ -94,6 +96,7 @@ class TaggerData(lightning.LightningDataModule):
         tables: word vectors; None learns one table from random numbers.
         letters: longest spelling that the letter CNN reads; 0 for no letter CNN.
         letter_minimum_count: rarer letters count as unknown.
+        lexicon: file of words for the view ``lexicon`` (see ``training.tagger.lexicon``).
         batch_tokens: tokens, with padding, in a batch.
         longest: of a longer sentence only so many tokens are seen in training.
         seed: draws splits and batches.
@@ -112,6 +115,7 @@ class TaggerData(lightning.LightningDataModule):
         tables: list[TableSettings] | None = None,
         letters: int = 16,
         letter_minimum_count: int = 2,
+        lexicon: str | None = None,
         batch_tokens: int = 2048,
         longest: int = 256,
         seed: int = 1,
@@ -126,6 +130,7 @@ class TaggerData(lightning.LightningDataModule):
         self.table_settings = [TableSettings("words", trainable=True)] if tables is None else tables
         if not self.table_settings:
             raise ConfigError("a tagger needs word vectors", where="tables", expected="at least one table", got="none")
+        self.lexicon = lexicon
         self.longest_spelling, self.letter_minimum_count = letters, letter_minimum_count
         self.batch_tokens, self.longest, self.workers = batch_tokens, longest, workers
         self.first_epoch = 0  # of this run: more than 0 where it goes on from a checkpoint
@@ -230,10 +235,12 @@ class TaggerData(lightning.LightningDataModule):
     def _count(self, corpora: list[list[Sentence]], opened: Sequence[VectorTable | None]) -> Vocabulary:
         sentences = [sentence.tokens for corpus in corpora for sentence in corpus]
         own = [sentence.tokens for corpus in corpora for sentence in corpus if "labels" in sentence.columns]
+        words_of_lexicon = read_lexicon(self.lexicon, self.task.fold_width) if self.lexicon else []
+        lexicon = Lexicon(words_of_lexicon)
         tables = []
         for settings, table in zip(self.table_settings, opened, strict=True):
             if table is None:
-                words = count_views(own, settings.views, settings.minimum_count)
+                words = count_views(own, settings.views, settings.minimum_count, lexicon)
                 tables.append(Table(settings.name, settings.views, words, settings.dimensions, settings.trainable))
             else:
                 tables.append(Table(settings.name, settings.views, list(table.words), table.dim, settings.trainable))
@@ -252,6 +259,7 @@ class TaggerData(lightning.LightningDataModule):
             longest_spelling=self.longest_spelling,
             tables=tables,
             known=sorted(self._words(corpora)),
+            lexicon=words_of_lexicon,
         )
 
     def _words(self, corpora: Sequence[Sequence[Sentence]]) -> set[str]:

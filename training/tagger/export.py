@@ -57,6 +57,8 @@ def export(saved: dict[str, Any], folder: Path) -> Exported:
     module = TaggerModule.from_checkpoint(saved)
     network, vocabulary = cast(TextCNN, module.network), module.vocabulary
     files: dict[str, Path | bytes] = {"known.txt": "\n".join(vocabulary.known).encode("utf-8")}
+    if vocabulary.lexicon:
+        files["lexicon.txt"] = "\n".join(vocabulary.lexicon).encode("utf-8")
     for table, embedding in zip(vocabulary.tables, module.tables.embeddings, strict=True):
         matrix = cast(nn.Embedding, embedding).weight[1:].detach().float().numpy()
         VectorTable(table.words, matrix).quantised().save(folder / table.name)
@@ -77,6 +79,7 @@ def export(saved: dict[str, Any], folder: Path) -> Exported:
         receptive_field=network.settings.receptive_field,
         gap=max((convolution.reach // 2 for convolution in network.settings.stack), default=0),
         decoder=network.settings.decoder,
+        lexicon="lexicon.txt" if vocabulary.lexicon else None,
     )
     arguments = json.loads(json.dumps(asdict(network.settings)))  # tuples as lists: what JSON can say
     return Exported(

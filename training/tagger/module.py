@@ -16,6 +16,7 @@ from models.layers import Convolution, Pooling
 from models.tagger.features import FIRST_LETTER_ID
 from models.tagger.labels import transitions
 from models.tagger.network import Letters, TextCNN, TextCNNSettings
+from training.optimizers import Optimizer, Schedule, make_optimizer, rate
 from training.tagger.batches import IGNORED, Batch
 from training.tagger.data import TaggerData, TaggerTask
 from training.tagger.vocabulary import Vocabulary
@@ -59,7 +60,7 @@ class TaggerModule(lightning.LightningModule):
             vectors (of bigrams, say) that new text will not have.
         auxiliary_weight: weight of each auxiliary label set's loss.
         label_smoothing: of the softmax losses.
-        optimizer: adam, adamw or sgd (with momentum 0.9).
+        optimizer: adam, adamw, sgd (with momentum 0.9) or muon.
         learning_rate: at the peak of the schedule.
         weight_decay: of the optimiser.
         warmup: share of the steps in which the rate rises from zero; it then falls to zero along a cosine.
@@ -82,11 +83,11 @@ class TaggerModule(lightning.LightningModule):
         vector_dropout: float = 0.0,
         auxiliary_weight: float = 0.3,
         label_smoothing: float = 0.0,
-        optimizer: Literal["adam", "adamw", "sgd"] = "adamw",
+        optimizer: Optimizer = "adamw",
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         warmup: float = 0.05,
-        schedule: Literal["cosine", "constant"] = "cosine",
+        schedule: Schedule = "cosine",
     ) -> None:
         super().__init__()
         self.arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -287,25 +288,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Convolution):
         return value.as_dict()
     return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
-
-
-def make_optimizer(kind: str, parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD with momentum 0.9, by name."""
-    match kind:
-        case "adam":
-            return torch.optim.Adam(parameters, learning_rate, weight_decay=weight_decay)
-        case "adamw":
-            return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay)
-        case "sgd":
-            return torch.optim.SGD(parameters, learning_rate, momentum=0.9, weight_decay=weight_decay)
-    raise ConfigError("unknown optimiser", where="optimizer", expected="adam, adamw or sgd", got=kind)
-
-
-def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """Factor on the learning rate: linear warm-up, then constant or half a cosine down to zero."""
-    rising = max(1, int(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    if schedule == "constant":
-        return 1.0
-    return float(0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, (step - rising) / max(1, steps - rising))))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.tagger.features import EDGE, Rows, TypeEncoder, View
+from models.tagger.lexicon import Lexicon
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Vocabulary:
         longest_spelling: letters read of a word.
         tables: vector tables in the order in which their vectors are concatenated.
         known: distinct words of the training text, for known-against-unknown figures.
+        lexicon: words for the view ``lexicon``; empty without it.
     """
 
     labels: dict[str, list[str]]
@@ -55,6 +57,7 @@ class Vocabulary:
     longest_spelling: int
     tables: list[Table]
     known: list[str]
+    lexicon: list[str] = field(default_factory=list)
 
     @cached_property
     def label_ids(self) -> dict[str, dict[str, int]]:
@@ -66,7 +69,7 @@ class Vocabulary:
 
     def encoder(self) -> TypeEncoder:
         views = views_of([(table.views, WordRows(table.words)) for table in self.tables])
-        return TypeEncoder(views, self.alphabet, self.longest_spelling)
+        return TypeEncoder(views, self.alphabet, self.longest_spelling, Lexicon(self.lexicon) if self.lexicon else None)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,7 +90,9 @@ def views_of(tables: Iterable[tuple[Sequence[View], Rows]]) -> list[tuple[View, 
     return [(view, table) for views, table in tables for view in views]
 
 
-def count_views(sentences: Iterable[Sequence[str]], views: Sequence[View], minimum: int) -> list[str]:
+def count_views(
+    sentences: Iterable[Sequence[str]], views: Sequence[View], minimum: int, lexicon: Lexicon | None = None
+) -> list[str]:
     """Strings that the views give on the sentences, most frequent first."""
     counts: Counter[str] = Counter()
     for sentence in sentences:
@@ -95,4 +100,6 @@ def count_views(sentences: Iterable[Sequence[str]], views: Sequence[View], minim
             counts.update(sentence)
         if "left_bigram" in views or "right_bigram" in views:
             counts.update(first + second for first, second in itertools.pairwise([EDGE, *sentence, EDGE]))
+        if "lexicon" in views and lexicon is not None:
+            counts.update(lexicon.codes(sentence))
     return [word for word, count in counts.most_common() if count >= minimum]

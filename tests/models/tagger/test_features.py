@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.errors import ConfigError
 from models.tagger.features import EDGE, TypeEncoder, TypeMemory, batch
+from models.tagger.lexicon import Lexicon
 from training.tagger.vocabulary import WordRows
 
 sentences = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6), max_size=5)
@@ -18,13 +20,39 @@ def encoder(longest: int = 3) -> TypeEncoder:
 
 def test_a_type_is_what_the_views_look_at():
     plain = TypeEncoder([("word", WordRows(["a"]))], None)
-    assert plain.types(["a", "b"]) == [("", "a", ""), ("", "b", "")]
-    assert encoder().types(["a", "b"]) == [(EDGE, "a", "b"), ("a", "b", EDGE)]
+    assert plain.types(["a", "b"]) == [("", "a", "", ""), ("", "b", "", "")]
+    assert encoder().types(["a", "b"]) == [(EDGE, "a", "b", ""), ("a", "b", EDGE, "")]
     assert encoder().types([]) == []
+    assert (plain.reach, encoder().reach) == (0, 1)
+
+
+def test_the_code_of_a_lexicon_is_part_of_the_type():
+    lexicon = Lexicon(["ab", "abcd"])
+    codes = WordRows(["-", "b24", "e4"])
+    alone = TypeEncoder([("lexicon", codes)], None, lexicon=lexicon)
+    assert alone.types(list("abcde")) == [
+        ("", "a", "", "b24"),
+        ("", "b", "", "e2m4"),
+        ("", "c", "", "m4"),
+        ("", "d", "", "e4"),
+        ("", "e", "", "-"),
+    ]
+    assert alone.encode(alone.types(list("abcde")))[0][:, 0].tolist() == [1, -1, -1, 2, 0]
+    both = TypeEncoder([("left_bigram", WordRows(["ab"])), ("lexicon", codes)], None, lexicon=lexicon)
+    assert both.types(list("ab")) == [(EDGE, "a", "b", "b2"), ("a", "b", EDGE, "e2")]
+    assert (alone.reach, both.reach) == (3, 3)
+    unused = TypeEncoder([("word", codes)], None, lexicon=lexicon)
+    assert unused.types(["a", "b"]) == [("", "a", "", ""), ("", "b", "", "")]
+    assert unused.reach == 0
+
+
+def test_a_view_of_a_lexicon_needs_one():
+    with pytest.raises(ConfigError, match="lexicon"):
+        TypeEncoder([("lexicon", WordRows(["-"]))], None)
 
 
 def test_rows_and_letters():
-    rows, letters = encoder().encode([(EDGE, "a", "b"), ("a", "b", EDGE), ("b", "xyz", "a")])
+    rows, letters = encoder().encode([(EDGE, "a", "b", ""), ("a", "b", EDGE, ""), ("b", "xyz", "a", "")])
     assert rows.tolist() == [[0, 1, 0], [1, 0, -1], [-1, -1, -1]]
     assert letters.tolist() == [[2, 0, 0], [3, 0, 0], [1, 1, 1]]
 
@@ -34,7 +62,7 @@ def test_rows_and_letters():
 )
 def test_of_a_long_word_head_and_tail_are_read(longest, kept):
     alphabet = "abcdefghij"
-    letters = TypeEncoder([], alphabet, longest).encode([("", alphabet, "")])[1][0]
+    letters = TypeEncoder([], alphabet, longest).encode([("", alphabet, "", "")])[1][0]
     assert letters.tolist() == [2 + alphabet.index(letter) for letter in kept] + [0] * (longest - len(kept))
 
 
@@ -45,8 +73,8 @@ class Counting:
         self.asked: list[str] = []
 
     def __call__(self, types):
-        self.asked += [word for _, word, _ in types]
-        return [np.array([[len(word), ord(word[0])] for _, word, _ in types], np.float32)]
+        self.asked += [word for _, word, _, _ in types]
+        return [np.array([[len(word), ord(word[0])] for _, word, _, _ in types], np.float32)]
 
 
 @given(st.lists(sentences, max_size=6), st.integers(1, 12))

@@ -13,6 +13,7 @@ from models.errors import BundleError
 from models.layers import Convolution
 from models.tagger import packing
 from models.tagger.features import TypeEncoder, View
+from models.tagger.lexicon import Lexicon
 from models.tagger.packing import Packer
 from models.tagger.vectors import VectorTable
 from tests.tiny import tiny_tagger_bundle
@@ -25,17 +26,23 @@ from training.tagger.vocabulary import Table, Vocabulary
 
 ROWS, WORDS = (8, 16, 32), (4, 8)
 LETTERS = "abcdef"
+LEXICON = ["ab", "bc", "abc", "cdef", "fedcb", "aaaa", "ffff"]
+CODES = ["-", "b2", "e2", "b3", "e3", "b4", "e4", "m4", "b23", "b2e2m3", "e23", "b4e4m4", "m5"]
 
 
-def make_module(bigrams: bool) -> TaggerModule:
+def make_module(kind: str) -> TaggerModule:
     torch.manual_seed(0)
+    bigrams = kind == "bigrams"
     views: list[View] = ["left_bigram", "right_bigram"] if bigrams else ["word"]
     pairs = ["".join(pair) for pair in itertools.product(LETTERS, repeat=2)]
     tables = [
         Table("words", ["word"], list(LETTERS[:4]), 5, True),
         Table("more", views, pairs if bigrams else ["a", "f"], 3, True),
     ]
-    vocabulary = Vocabulary({"labels": ["X", "Y", "Z"], "other": ["P", "Q"]}, LETTERS, 4, tables, [])
+    if kind == "lexicon":
+        tables.append(Table("codes", ["lexicon"], CODES, 3, True))
+    words = LEXICON if kind == "lexicon" else []
+    vocabulary = Vocabulary({"labels": ["X", "Y", "Z"], "other": ["P", "Q"]}, LETTERS, 4, tables, [], words)
     module = TaggerModule(
         width=12,
         stack=[Convolution(12, activation="glu"), Convolution(12, kernel=5, norm="layer"), Convolution(12, dilation=2)],
@@ -44,27 +51,27 @@ def make_module(bigrams: bool) -> TaggerModule:
         pooling="mean",
         decoder="softmax",
     )
-    module.build(vocabulary, [None, None], TaggerTask("upos", "NONE", False, False))
+    module.build(vocabulary, [None] * len(tables), TaggerTask("upos", "NONE", False, False))
     return module.eval()
 
 
 class Rig:
     """A packer of a network of random weights, and the network itself."""
 
-    def __init__(self, folder, bigrams: bool) -> None:
-        self.module = make_module(bigrams)
+    def __init__(self, folder, kind: str) -> None:
+        self.module = make_module(kind)
         checkpoint = {"state_dict": self.module.state_dict()}
         self.module.on_save_checkpoint(checkpoint)
         self.exported = export(checkpoint, folder)
         for name, graph in self.exported.networks.items():
             write_onnx(graph, folder / name)
-        tables = [VectorTable.open(folder / name) for name in ("words", "more")]
+        tables = [VectorTable.open(folder / table.name) for table in self.module.vocabulary.tables]
         # The module's own vectors as the bundle rounds them.
         for embedding, table in zip(self.module.tables.embeddings, tables, strict=True):
             with torch.no_grad():
                 embedding.weight[1:] = torch.from_numpy(table.vectors(np.arange(len(table))))
         views = [(view, tables[number]) for number, table in enumerate(self.module.vocabulary.tables) for view in table.views]
-        self.encoder = TypeEncoder(views, LETTERS, 4)
+        self.encoder = TypeEncoder(views, LETTERS, 4, Lexicon(self.module.vocabulary.lexicon))
         self.vectors = [table for _, table in views]
         self.folder = folder
 
@@ -78,13 +85,13 @@ class Rig:
     def alone(self, sentence: list[str]) -> np.ndarray:
         """torch's scores of one sentence without any padding."""
         module, coder = self.module, self.module.vocabulary.encoder()
-        rows, letters = (torch.from_numpy(each) for each in coder.encode([("", "", ""), *coder.types(sentence)]))
+        rows, letters = (torch.from_numpy(each) for each in coder.encode([("", "", "", ""), *coder.types(sentence)]))
         rows[0], letters[0] = -1, 0
         with torch.no_grad():
             return module.network(module.tables(rows), letters, torch.arange(1, len(sentence) + 1)[None])[0].numpy()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["words", "bigrams"])
+@pytest.fixture(scope="module", params=["words", "bigrams", "lexicon"])
 def rig(request, tmp_path_factory):
     return Rig(tmp_path_factory.mktemp("rig"), request.param)
 
@@ -171,4 +178,4 @@ def test_the_tiny_bundles_say_how_far_they_look(tmp_path):
 
     tagger = Tagger.load(tiny_tagger_bundle(tmp_path, "zh"))
     assert (tagger.settings.receptive_field, tagger.settings.gap) == (3, 2)
-    assert tagger.packer.longest == packing.ROWS[-1] - 2 * 4
+    assert tagger.packer.longest == packing.ROWS[-1] - 2 * (3 + 4)  # the lexicon's longest word has five characters

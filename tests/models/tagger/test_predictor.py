@@ -8,13 +8,14 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import BundleError
 from models.tagger import Tagger
 from models.tagger.tokens import word_spans
-from tests.tiny import ENGLISH, tiny_tagger_bundle
+from tests.tiny import ENGLISH, tiny_tagger_bundle, tiny_tagger_module
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,43 @@ def test_width_is_folded_for_the_network_only(taggers):
     assert "".join(token.text for token in full.tokens) == "北京，ＡＢ１"
 
 
+def test_the_lexicon_is_read_wherever_text_comes_in(bundles, taggers, tmp_path):
+    """Without its words the same network answers otherwise, and both ways of asking see them."""
+    emptied = changed(bundles["zh"], tmp_path, lambda fields: fields["files"]["lexicon.txt"].update(listing(b"")))
+    (emptied / "lexicon.txt").write_bytes(b"")
+    sentence = "我爱北京天安门上海的人"
+    with_words, without = taggers["zh"], Tagger.load(emptied)
+    for ask in (lambda tagger: tagger.tag([sentence]), lambda tagger: tagger.tag_tokens([list(sentence)])):
+        assert ask(with_words) != ask(without)
+    assert with_words.encoder.lexicon.find(list(sentence)) == [(2, 4), (2, 7), (4, 7), (7, 9), (8, 10)]
+    assert with_words.tag(["我在生活。"]) == without.tag(["我在生活。"])
+
+
+@pytest.fixture(scope="module")
+def saved(taggers):
+    """The network that the Chinese bundle was made of, with the vectors as the bundle rounds them."""
+    module = tiny_tagger_module("zh")
+    tables = {id(table): table for table in taggers["zh"].vectors}  # one stands as often as it has views
+    for embedding, table in zip(module.tables.embeddings, tables.values(), strict=True):
+        with torch.no_grad():
+            embedding.weight[1:] = torch.from_numpy(table.vectors(np.arange(len(table))))
+    return module
+
+
+@given(st.lists(st.sampled_from(["北京", "天安门", "海的", "上海", "人", "我"]), min_size=1, max_size=300))
+@settings(max_examples=15, deadline=None)
+def test_predictions_are_those_of_the_torch_network(taggers, saved, words):
+    """The whole way, lexicon and cuts in long sentences included, against the module that was exported."""
+    tagger, sentence = taggers["zh"], list("".join(words))
+    coder = saved.vocabulary.encoder()
+    rows, letters = (torch.from_numpy(each) for each in coder.encode([("", "", "", ""), *coder.types(sentence)]))
+    rows[0] = -1
+    with torch.no_grad():
+        index = torch.arange(1, len(sentence) + 1)[None]
+        scores = saved.network(saved.tables(rows), letters, index)[0].numpy()
+    np.testing.assert_allclose(tagger.packer.scores([sentence])[0], scores, rtol=1e-4, atol=1e-5)
+
+
 def test_threads_get_their_own_answers(tagger):
     given = [["Ada lives in London.", "the London"], ["我爱北京天安门。"], ["Ada " * 300, "", "北京 here"], ["x"]]
     wanted = [tagger.tag(each) for each in given]
@@ -167,6 +205,10 @@ def test_what_it_says_of_itself(taggers):
 
 
 # ── bundles that cannot be used ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def listing(content: bytes) -> dict:
+    return {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
 
 
 def changed(bundle, folder, change):
@@ -235,6 +277,31 @@ def test_missing_transitions(bundles, tmp_path):
     (path / "crf.npy").unlink()
     with pytest.raises(BundleError, match=r"crf\.npy"):
         Tagger.load(path)
+
+
+@pytest.mark.parametrize("file", ["lexicon.txt", None])
+def test_a_lexicon_that_is_missing(bundles, tmp_path, file):
+    def change(fields):
+        del fields["files"]["lexicon.txt"]
+        fields["preprocessing"]["lexicon"] = file
+
+    path = changed(bundles["zh"], tmp_path, change)
+    (path / "lexicon.txt").unlink()
+    with pytest.raises(BundleError, match="lexicon"):
+        Tagger.load(path)
+
+
+def test_a_damaged_lexicon(bundles, tmp_path):
+    path = changed(bundles["zh"], tmp_path, lambda fields: fields["files"]["lexicon.txt"].update(listing(b"\xff")))
+    (path / "lexicon.txt").write_bytes(b"\xff")
+    with pytest.raises(BundleError, match=r"lexicon\.txt.*UTF-8"):
+        Tagger.load(path)
+
+
+def test_a_bundle_of_before_the_lexicon(bundles, taggers, tmp_path):
+    path = changed(bundles["en"], tmp_path, lambda fields: fields["preprocessing"].pop("lexicon"))
+    text = "Ada Lovelace lives in London."
+    assert Tagger.load(path).tag([text]) == taggers["en"].tag([text])
 
 
 def test_a_damaged_table_of_vectors(bundles, tmp_path):

@@ -226,6 +226,25 @@ def test_characters_are_learned_from_words(tmp_path):
     assert all(len(token) == 1 for sentence in data.parts["train"] for token in sentence.tokens)
 
 
+@pytest.mark.parametrize("fold_width", [False, True])
+def test_a_lexicon_tells_where_words_may_lie(tmp_path, fold_width):
+    (tmp_path / "lexicon.txt").write_text("天安门\n生活\n上海\n", "utf-8")
+    tables = [TableSettings("codes", ["lexicon"], dimensions=4, minimum_count=1, trainable=True)]
+    corpus = {"format": "slash", "labels": {"labels": "pos"}, "options": {"fold_width": fold_width}}
+    settings = {"scheme": "BMES", "segment": True, "letters": 0, "tables": tables, "lexicon": str(tmp_path / "lexicon.txt")}
+    data = module(tmp_path, slash(60), "c.txt", corpus=corpus, **settings)
+    assert data.vocabulary.lexicon == ["上海", "天安门", "生活"]
+    assert set(data.vocabulary.tables[0].words) == {"-", "b2", "e2", "b3", "m3", "e3"}
+    batch = data.datasets["validation"].collate(range(len(data.parts["validation"])))
+    words = data.vocabulary.tables[0].words
+    for sentence, index in zip(data.parts["validation"], batch.index, strict=True):
+        codes = [words[row] for row in batch.rows[index[: len(sentence)], 0].tolist()]
+        labels = dict(zip("".join(sentence.tokens), codes, strict=True))
+        assert labels.get("安", "m3") == "m3"
+        assert labels.get("京", "-") == "-"
+        assert labels.get("活", "e2") == "e2"
+
+
 @pytest.mark.parametrize("quantised", [False, True])
 def test_vectors_start_from_the_source(tmp_path, quantised):
     matrix = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -249,6 +268,8 @@ def test_vectors_start_from_the_source(tmp_path, quantised):
         ({"validation": Corpus("x", labels={"aux": "upos"})}, "validation"),
         ({"tables": [TableSettings("v", source="nowhere.npy")]}, "nowhere.npy.*convoy embed"),
         ({"segment": True}, "BMES"),
+        ({"lexicon": "nowhere.txt"}, "nowhere.txt.*convoy fetch cedict"),
+        ({"tables": [TableSettings("v", ["lexicon"])]}, "no lexicon"),
     ],
 )
 def test_what_cannot_be_learned_is_said(tmp_path, settings, said):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,51 +11,9 @@ from hypothesis import strategies as st
 from models.errors import ConfigError
 from models.layers import Convolution
 from tests.training.corpora import columns, conllu, slash
+from training.optimizers import make_optimizer
 from training.tagger.data import Corpus, TableSettings, TaggerData, to_words
-from training.tagger.module import TaggerModule, make_optimizer, rate
-
-# ── optimiser and schedule ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_the_rate_rises_then_falls_along_a_cosine():
-    rates = [rate(step, 100, 0.1, "cosine") for step in range(101)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert rates[10] == 1
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[100] == pytest.approx(0, abs=1e-6)
-    assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
-    assert rates[32] == pytest.approx(0.5 * (1 + math.cos(math.pi * 22 / 90)))
-
-
-def test_the_rate_stays_where_it_is_wanted_constant():
-    assert [rate(step, 100, 0.02, "constant") for step in range(5)] == [0.5, 1, 1, 1, 1]
-
-
-@given(st.integers(1, 50), st.floats(0, 1), st.integers(0, 100), st.sampled_from(["cosine", "constant"]))
-def test_the_rate_is_a_share(steps, warmup, step, schedule):
-    assert 0 <= rate(step, steps, warmup, schedule) <= 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
-)
-def test_optimisers(kind, expected):
-    parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = make_optimizer(kind, [parameter], 0.1, 0.01)
-    assert type(optimizer) is expected
-    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.01)
-    assert optimizer.defaults.get("momentum", 0.9) == 0.9
-    for _ in range(50):
-        optimizer.zero_grad()
-        (parameter**2).sum().backward()
-        optimizer.step()
-    assert parameter.abs().max() < 0.5
-
-
-def test_an_unknown_optimiser():
-    with pytest.raises(ConfigError, match="adamw"):
-        make_optimizer("lion", [], 0.1, 0)
-
+from training.tagger.module import TaggerModule
 
 # ── the module ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
