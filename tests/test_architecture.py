@@ -19,7 +19,13 @@ MODULES = {
 } | {"convoy": ROOT / "convoy.py"}
 
 # Training and the networks' definitions are what torch is for.
-TORCH_BELONGS = {"models.layers", "models.tagger.network", "models.tagger.crf"}
+TORCH_BELONGS = {
+    "models.layers",
+    "models.tagger.network",
+    "models.tagger.crf",
+    "models.separator.network",
+    "models.separator.transformer",
+}
 FORBIDDEN = {"models": {"training", "services", "convoy"}, "services": {"training", "convoy"}, "training": {"services", "convoy"}}
 TORCH = {"torch", "torchaudio", "lightning", "pytorch_lightning", "torchmetrics"}
 COMMANDS = ["", "serve", "tag", "fit", "validate", "test", "predict", "fetch", "embed", "export", "evaluate"]

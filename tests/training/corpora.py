@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from models.tagger.vectors import VectorTable
+from tests.training.separator.speakers import write_speakers
 
 LIGHTNING = "lightning.pytorch"
 ENGLISH = {
@@ -70,11 +71,14 @@ def write_data(folder: Path) -> None:
         "data/wnut17/dev.conll": columns(10, 1),
         "data/uner_zh/train.iob2": columns(30, uner=True),
         "data/uner_zh/dev.iob2": columns(10, 1, uner=True),
+        "training/configs/separator-dev.csv": "source_1,source_2,level\nspeaker_0/0.flac,speaker_1/0.flac,2.5\n",
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         content = text.encode("utf-8")
         (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    write_speakers(folder / "data/speech/train", 4, files=1)
+    write_speakers(folder / "data/speech/dev", 2, files=1)
     random = np.random.default_rng(0)
     characters = sorted(set("".join(CHINESE)))
     tables = {

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from models.errors import ConfigError, DataFormatError
+from tests.training.separator.speakers import write_speakers
+from training.separator.data import MixtureList, Places, SeparatorData, Stage
+from training.separator.mixtures import draw_list, read_list
+from training.separator.speech import DynamicMixtures, Mixing, Recordings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("speech")
+    write_speakers(root, 5)
+    return root
+
+
+def level(samples: torch.Tensor) -> float:
+    return float(10 * samples.square().mean().log10())
+
+
+def pitch(samples: torch.Tensor) -> float:
+    """Hz of the strongest partial."""
+    return float(torch.fft.rfft(samples * torch.hann_window(len(samples))).abs().argmax()) * 8000 / len(samples)
+
+
+def test_a_mixture_is_the_sum_of_two_speakers_at_the_levels_asked_for(folder):
+    mixtures = DynamicMixtures(Recordings(str(folder), 8000), None, Mixing(level=5.0, gain=(-30, -20), speeds=[1.0]), 1)
+    differences = []
+    for index in range(40):
+        mixture, voices = mixtures.draw(0, index, 1.0)
+        assert torch.allclose(mixture, voices.sum(0))
+        assert voices.shape == (2, 8000)
+        assert abs(pitch(voices[0]) - pitch(voices[1])) > 15  # never one speaker twice
+        assert -30.1 <= level(voices[0]) <= -19.9
+        differences.append(level(voices[1]) - level(voices[0]))
+    assert max(map(abs, differences)) <= 5.01
+    assert min(differences) < -3
+    assert max(differences) > 3
+
+
+def test_a_mixture_depends_on_seed_epoch_and_index_alone(folder):
+    def drawn(seed, epoch, index, keep=True):
+        return DynamicMixtures(Recordings(str(folder), 8000, keep), None, Mixing(), seed).draw(epoch, index, 0.5)[0]
+
+    again = DynamicMixtures(Recordings(str(folder), 8000), None, Mixing(), 1)
+    for index in (3, 1, 2):
+        again.draw(0, index, 0.5)
+    assert torch.equal(again.draw(0, 0, 0.5)[0], drawn(1, 0, 0))
+    assert (drawn(1, 0, 0) - drawn(1, 0, 0, keep=False)).abs().max() < 1e-3  # 16 bits
+    assert all((drawn(1, 0, 0) - other).abs().max() > 0.01 for other in (drawn(2, 0, 0), drawn(1, 1, 0), drawn(1, 0, 1)))
+
+
+def test_speed_moves_the_pitch(folder):
+    slow, fast = (DynamicMixtures(Recordings(str(folder), 8000), None, Mixing(speeds=[speed]), 1) for speed in (0.8, 1.2))
+    for index in range(5):
+        pairs = zip(slow.draw(0, index, 0.8)[1], fast.draw(0, index, 0.8)[1], strict=True)
+        assert all(pitch(quick) / pitch(calm) == pytest.approx(1.5, rel=0.05) for calm, quick in pairs)
+
+
+def test_a_short_recording_is_used_whole(folder):
+    _, voices = DynamicMixtures(Recordings(str(folder), 8000), None, Mixing(speeds=[1.0]), 1).draw(0, 0, 4.0)
+    heard = (voices.abs() > 1e-5).any(0).nonzero().flatten()
+    assert voices.shape == (2, 32000)
+    assert all(int((voice.abs() > 0).sum()) > 11_000 for voice in voices)
+    assert len(heard) < 2 * 12_000 + 10
+
+
+def test_noise_is_in_the_mixture_and_in_no_voice(folder):
+    noise = Recordings(str(folder), 8000)
+    mixture, voices = DynamicMixtures(Recordings(str(folder), 8000), noise, Mixing(noise_level=(-10, -10)), 1).draw(0, 0, 1.0)
+    assert level(mixture - voices.sum(0)) == pytest.approx(level(voices[0]) - 10, abs=0.1)
+
+
+def test_other_rates_are_resampled(tmp_path):
+    write_speakers(tmp_path, 2, seconds=1.0, rate=16000)
+    recordings = Recordings(str(tmp_path), 8000)
+    for keep in (True, False):
+        recordings.keep = keep
+        samples = torch.from_numpy(recordings.read(recordings.recordings[1][0], 0.0, 1.0))
+        assert len(samples) == 8000
+        assert pitch(samples) == pytest.approx(130, abs=2)
+
+
+def test_folders_that_hold_too_little(tmp_path):
+    with pytest.raises(ConfigError, match="at least 2"):
+        Recordings(str(tmp_path), 8000, least=2)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.flac").write_bytes(b"no audio")
+    with pytest.raises(DataFormatError, match=r"x\.flac"):
+        Recordings(str(tmp_path), 8000)
+
+
+def write_list(path, header, rows):
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return str(path)
+
+
+def test_a_list_mixes_whole_files_at_its_level(folder, tmp_path):
+    listed = write_list(
+        tmp_path / "list.csv", ["source_1", "source_2", "level"], [["speaker_0/0.flac", "speaker_3/1.flac", "4.0"]]
+    )
+    [fixed] = read_list(listed, str(folder))
+    mixture, voices = fixed.load(8000)
+    own, _ = soundfile.read(folder / "speaker_0/0.flac", dtype="float32")
+    assert np.array_equal(voices[0].numpy(), own)
+    assert level(voices[0]) - level(voices[1]) == pytest.approx(4.0, abs=0.01)
+    assert torch.allclose(mixture, voices.sum(0))
+
+
+def test_a_list_of_librimix_reads_mixtures(folder, tmp_path):
+    rows = [["m1", "speaker_0/0.flac", "speaker_1/0.flac", "speaker_2/0.flac", "12000"]]
+    header = ["mixture_ID", "mixture_path", "source_1_path", "source_2_path", "length"]
+    [fixed] = read_list(write_list(tmp_path / "list.csv", header, rows), str(folder))
+    mixture, voices = fixed.load(8000)
+    assert np.array_equal(mixture.numpy(), soundfile.read(folder / "speaker_0/0.flac", dtype="float32")[0])
+    assert voices.shape == (2, 12000)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "told"),
+    [
+        (["source_1", "level"], ["a", "1"], "list.csv:1: columns"),
+        (["source_1", "source_2", "level"], ["a", "", "1"], "list.csv:2: source_2"),
+        (["source_1", "source_2", "level"], ["a", "b", "loud"], "list.csv:2: level"),
+    ],
+)
+def test_lists_that_are_wrong(tmp_path, header, row, told):
+    with pytest.raises(DataFormatError, match=told):
+        read_list(write_list(tmp_path / "list.csv", header, [row]))
+
+
+def test_a_drawn_list_pairs_different_speakers_evenly():
+    speakers = [(f"s{number}", [f"s{number}/a", f"s{number}/b"]) for number in range(7)]
+    rows = draw_list(speakers, 70, 2, 1)
+    counts = Counter(name.split("/")[0] for row in rows for name in row[:2])
+    assert all(row[0].split("/")[0] != row[1].split("/")[0] for row in rows)
+    assert max(counts.values()) - min(counts.values()) <= 3
+    assert all(0 <= float(row[2]) <= 5 for row in rows)
+    assert rows == draw_list(speakers, 70, 2, 1)
+
+
+def test_batches_follow_the_stages_and_are_dealt_out(folder, tmp_path):
+    listed = write_list(tmp_path / "list.csv", ["source_1", "source_2", "level"], [["speaker_0/0.flac", "speaker_1/0.flac", "0"]])
+    stages = [Stage(2, 1.0, 2), Stage(0, 0.5, 4)]
+    data = SeparatorData(str(folder), MixtureList(listed, str(folder), 0.3), stages=stages, batches=6)
+    data.setup("fit")
+    assert data.drawn[(1, 0)].voices.shape == (4, 2, 4000)
+    assert data.drawn[(2, 0)].mixture.shape == (2, 8000)
+    ranks = [list(Places(6, rank, 2)) for rank in (0, 1)]
+    assert sorted(place for rank in ranks for place in rank) == [(0, number) for number in range(6)]
+    [batch] = data.val_dataloader()
+    assert batch.mixture.shape == (1, 2400)
+    with pytest.raises(ConfigError, match="epoch 0"):
+        SeparatorData(str(folder), MixtureList(listed), stages=[Stage(1, 1.0, 1)])

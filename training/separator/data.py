@@ -1,0 +1,190 @@
+"""The separator's data: mixtures drawn anew in each epoch to learn from, fixed lists to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from models.errors import ConfigError
+from training.separator.mixtures import FixedMixture, read_list
+from training.separator.speech import DynamicMixtures, Mixing, Recordings
+
+
+class Batch(NamedTuple):
+    """Mixtures (batch, T) and their voices (batch, C, T)."""
+
+    mixture: Tensor
+    voices: Tensor
+
+
+@dataclass
+class MixtureList:
+    """Fixed mixtures.
+
+    Attributes:
+        path: CSV, see ``training.separator.mixtures``.
+        folder: what its paths are relative to; by default the folder that holds it.
+        seconds: of each mixture only so much is used; None for all.
+        count: only the first so many; None for all.
+    """
+
+    path: str
+    folder: str | None = None
+    seconds: float | None = None
+    count: int | None = None
+
+
+@dataclass
+class Stage:
+    """From which epoch on segments have which length. Short ones first learn faster.
+
+    Attributes:
+        epoch: first epoch of the stage.
+        seconds: of a segment.
+        batch_size: mixtures in a batch.
+    """
+
+    epoch: int
+    seconds: float
+    batch_size: int
+
+
+Place = tuple[int, int]  # epoch, number of the batch
+
+
+class _Drawn(Dataset[Batch]):
+    """Batches by their place."""
+
+    def __init__(self, mixtures: DynamicMixtures, stages: Sequence[Stage]) -> None:
+        self.mixtures, self.stages = mixtures, stages
+
+    def __getitem__(self, place: Place) -> Batch:
+        epoch, number = place
+        stage = stage_of(self.stages, epoch)
+        first = number * stage.batch_size
+        drawn = [self.mixtures.draw(epoch, first + index, stage.seconds) for index in range(stage.batch_size)]
+        return Batch(torch.stack([mixture for mixture, _ in drawn]), torch.stack([voices for _, voices in drawn]))
+
+
+class _Fixed(Dataset[Batch]):
+    """A list's mixtures, one at a time."""
+
+    def __init__(self, mixtures: Sequence[FixedMixture], rate: int, seconds: float | None) -> None:
+        self.mixtures, self.rate, self.seconds = mixtures, rate, seconds
+
+    def __len__(self) -> int:
+        return len(self.mixtures)
+
+    def __getitem__(self, number: int) -> Batch:
+        mixture, voices = self.mixtures[number].load(self.rate)
+        stop = len(mixture) if self.seconds is None else round(self.seconds * self.rate)
+        return Batch(mixture[None, :stop], voices[None, :, :stop])
+
+
+class Places(Sampler[Place]):
+    """The batches of an epoch that belong to this process. Lightning tells the epoch."""
+
+    def __init__(self, batches: int, rank: int = 0, world: int = 1) -> None:
+        self.batches, self.rank, self.world, self.epoch = batches, rank, world, 0
+
+    def __len__(self) -> int:
+        return self.batches // self.world
+
+    def __iter__(self) -> Iterator[Place]:
+        for number in range(len(self)):
+            yield self.epoch, number * self.world + self.rank
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+class SeparatorData(lightning.LightningDataModule):
+    """Speech for ``SeparatorModule``.
+
+    Args:
+        train: folder with one folder of recordings a speaker.
+        validation: list of fixed mixtures.
+        test: list of fixed mixtures; by default that of the validation.
+        sample_rate: Hz; files of other rates are resampled.
+        mixing: how training mixtures are drawn.
+        stages: lengths of segments and batches by epoch.
+        batches: in an epoch, of all processes together.
+        keep: hold decoded speech in memory (16 bits a sample).
+        workers: processes that draw mixtures; 0 draws in the training process.
+        seed: with the epoch and a mixture's number, all that a mixture depends on.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        validation: MixtureList,
+        test: MixtureList | None = None,
+        sample_rate: int = 8000,
+        mixing: Mixing | None = None,
+        stages: list[Stage] | None = None,
+        batches: int = 500,
+        keep: bool = True,
+        workers: int = 0,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        self.train, self.validation, self.test = train, validation, test or validation
+        self.sample_rate, self.mixing = sample_rate, mixing or Mixing()
+        self.stages = sorted(stages or [Stage(0, 4.0, 4)], key=lambda stage: stage.epoch)
+        if self.stages[0].epoch != 0:
+            raise ConfigError("no stage for the first epochs", where="stages", expected="one with epoch 0")
+        self.batches, self.keep, self.workers, self.seed = batches, keep, workers, seed
+        self.first_epoch = 0  # of this run: more than 0 where it goes on from a checkpoint
+        self.drawn: _Drawn | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage in (None, "fit") and self.drawn is None:
+            speech = Recordings(self.train, self.sample_rate, self.keep, least=self.mixing.speakers)
+            noise = Recordings(self.mixing.noise, self.sample_rate, self.keep) if self.mixing.noise else None
+            self.drawn = _Drawn(DynamicMixtures(speech, noise, self.mixing, self.seed), self.stages)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        places = Places(self.batches, rank, world)
+        places.set_epoch(self.first_epoch)
+        return DataLoader(
+            cast(Any, self.drawn),
+            batch_size=None,
+            sampler=cast(Any, places),
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._fixed(self.validation)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._fixed(self.test)
+
+    def state_dict(self) -> dict[str, Any]:
+        # A resumed run's first batches are drawn before Lightning says which epoch it is.
+        trainer = cast(lightning.Trainer, self.trainer)
+        return {"epoch": trainer.current_epoch + int(trainer.is_last_batch)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.first_epoch = int(state_dict["epoch"])
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return Batch(batch.mixture.to(device, non_blocking=True), batch.voices.to(device, non_blocking=True))
+
+    def _fixed(self, settings: MixtureList) -> DataLoader[Batch]:
+        mixtures = read_list(settings.path, settings.folder)[: settings.count]
+        return DataLoader(cast(Any, _Fixed(mixtures, self.sample_rate, settings.seconds)), batch_size=None)
+
+
+def stage_of(stages: Sequence[Stage], epoch: int) -> Stage:
+    """The last stage that has begun; ``stages`` by epoch."""
+    return [stage for stage in stages if stage.epoch <= epoch][-1]

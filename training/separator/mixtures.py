@@ -1,0 +1,147 @@
+"""Fixed mixtures: lists of files in CSV, to validate and to evaluate on.
+
+Two kinds of list, told apart by their header:
+
+- ``source_1,source_2,…,level``: voices to be mixed; the first is ``level`` dB louder (RMS) than each of the others. Whole
+  files; shorter ones are followed by silence.
+- ``mixture_path,source_1_path,source_2_path,…`` as LibriMix writes it, with or without other columns: mixed already.
+
+Paths are relative to the folder given beside the list.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.errors import ConfigError, DataFormatError
+
+
+@dataclass(frozen=True)
+class FixedMixture:
+    """One line of a list.
+
+    Attributes:
+        sources: files of the voices.
+        mixture: file of the mixture; None where the voices are to be added up.
+        level: dB of the first voice above the others; None where they are to be added as they are.
+        where: file and line, for messages.
+    """
+
+    sources: tuple[Path, ...]
+    mixture: Path | None
+    level: float | None
+    where: str
+
+    def load(self, rate: int) -> tuple[Tensor, Tensor]:
+        """(mixture (T), voices (C, T)) at ``rate`` Hz."""
+        loaded = [_load(path, rate, self.where) for path in self.sources]
+        longest = max(map(len, loaded))
+        voices = np.stack([np.pad(voice, (0, longest - len(voice))) for voice in loaded])
+        if self.level is not None:
+            rms = np.array([np.sqrt(np.mean(np.square(voice, dtype=np.float64))) for voice in loaded])
+            if not rms.all():
+                raise DataFormatError("a voice is silent and has no level", where=self.where)
+            gains = rms[0] / rms * 10 ** (-self.level / 20)
+            gains[0] = 1.0
+            voices = voices * gains.astype(np.float32)[:, None]
+        mixture = voices.sum(0) if self.mixture is None else _load(self.mixture, rate, self.where)
+        if len(mixture) != longest:
+            got = f"{len(mixture)} and {longest} samples"
+            raise DataFormatError("mixture and voices differ in length", where=self.where, expected="one length", got=got)
+        return torch.from_numpy(mixture), torch.from_numpy(voices)
+
+
+def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
+    """The mixtures of a list.
+
+    Args:
+        path: CSV.
+        folder: what its paths are relative to; by default the folder that holds it.
+
+    Raises:
+        ConfigError: no such list.
+        DataFormatError: columns are missing, or a field is wrong; says file, line and field.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError("no such list of mixtures", where=path)
+    root = Path(folder) if folder else file.parent
+    with file.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        names = list(reader.fieldnames or [])
+        mixed = "mixture_path" in names
+        sources = _sources(names, "_path" if mixed else "", path)
+        mixtures = []
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            missing = [name for name in [*sources, *(["mixture_path"] if mixed else [])] if not row[name]]
+            if missing:
+                raise DataFormatError("a field is empty", where=f"{where}: {missing[0]}", expected="a file")
+            voices = tuple(root / row[name] for name in sources)
+            level = None if mixed else _level(row.get("level"), where)
+            mixtures.append(FixedMixture(voices, root / row["mixture_path"] if mixed else None, level, where))
+    if not mixtures:
+        raise DataFormatError("the list is empty", where=path, expected="a mixture a line")
+    return mixtures
+
+
+def draw_list(speakers: Sequence[tuple[str, Sequence[str]]], count: int, sources: int, seed: int) -> list[list[str]]:
+    """Rows of a list: ``count`` mixtures of files of different speakers, 0 to 5 dB apart, every speaker about as often.
+
+    Args:
+        speakers: name and files of each.
+        count: mixtures.
+        sources: voices in each.
+        seed: of the random numbers.
+    """
+    random = np.random.default_rng(seed)
+    waiting: list[int] = []
+    rows = []
+    for _ in range(count):
+        if len(set(waiting)) < sources:
+            waiting += random.permutation(len(speakers)).tolist()
+        chosen: list[int] = []
+        while len(chosen) < sources:
+            place = next(place for place, number in enumerate(waiting) if number not in chosen)
+            chosen.append(waiting.pop(place))
+        files = [str(random.choice(speakers[number][1])) for number in chosen]
+        rows.append([*files, f"{random.uniform(0, 5):.2f}"])
+    return rows
+
+
+def _sources(names: Sequence[str], ending: str, path: str) -> list[str]:
+    found: list[str] = []
+    while f"source_{len(found) + 1}{ending}" in names:
+        found.append(f"source_{len(found) + 1}{ending}")
+    if len(found) < 2:
+        expected = "source_1, source_2 … (and level), or mixture_path, source_1_path, source_2_path …"
+        raise DataFormatError("columns are missing", where=f"{path}:1", expected=expected, got=", ".join(names))
+    return found
+
+
+def _level(text: str | None, where: str) -> float | None:
+    if text is None or text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataFormatError("not a level", where=f"{where}: level", expected="a number of dB", got=text) from error
+
+
+def _load(path: Path, rate: int, where: str) -> NDArray[np.float32]:
+    try:
+        samples, own = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise DataFormatError("cannot be read", where=f"{where}: {path}", expected="audio", got=error) from error
+    mono: NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32)
+    return mono if own == rate else np.asarray(soxr.resample(mono, own, rate), np.float32)
