@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
@@ -369,7 +370,8 @@ class ConvTasNet(nn.Module):
         pieces = frames.reshape(*frames.shape[:3], s.length // s.step, s.step).permute(3, 0, 2, 1, 4)  # (L/hop, batch, C, K, hop)
         last = len(pieces) - 1
         # Piece p of a frame lies p hops after its beginning.
-        return sum(nn.functional.pad(piece, (0, 0, p, last - p)) for p, piece in enumerate(pieces)).flatten(2)  # type: ignore[union-attr]
+        placed = [nn.functional.pad(piece, (0, 0, p, last - p)) for p, piece in enumerate(pieces)]
+        return reduce(torch.add, placed).flatten(2)
 
     def consistent(self, voices: Tensor, samples: Tensor) -> Tensor:
         if not self.settings.mixture_consistency:

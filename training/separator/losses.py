@@ -77,14 +77,14 @@ def weighted(weights: Mapping[str, float], limit: float = 30.0) -> Measure:
     if not weights or (unknown := sorted(set(weights) - set(MEASURES))):
         got = ", ".join(unknown) if weights else "none"
         raise ConfigError("unknown loss", where="loss", expected=f"names out of {', '.join(MEASURES)} with weights", got=got)
-    parts = [
-        (weight, partial(MEASURES[name], limit=limit) if name.startswith("thresholded") else MEASURES[name])  # type: ignore[call-arg]
-        for name, weight in weights.items()
-    ]
+    limited: dict[str, Measure] = {
+        "thresholded_snr": partial(thresholded_snr, limit=limit),
+        "thresholded_si_snr": partial(thresholded_si_snr, limit=limit),
+    }
+    parts = [(weight, limited.get(name, MEASURES[name])) for name, weight in weights.items()]
 
     def measure(estimate: Tensor, target: Tensor) -> Tensor:
-        total: Tensor = sum(weight * part(estimate, target) for weight, part in parts)  # type: ignore[assignment]
-        return total
+        return torch.stack([weight * part(estimate, target) for weight, part in parts]).sum(0)
 
     return measure
 
