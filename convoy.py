@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -96,6 +96,67 @@ def tag(inputs: tuple[str, ...], out: Path | None, bundles: tuple[str, ...]) -> 
     from services.settings import bundle_folders
 
     tag_files(inputs, out, TaggerChoice(bundles or [str(folder) for folder in bundle_folders(ROOT / "pretrained", "tagger")]))
+
+
+BUNDLE_OPTION = click.option("--bundle", help="Folder, address or BentoML tag.  [default: one from pretrained/]")
+
+
+@cli.command(short_help="Separate the speakers of recordings.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
+@click.option("--out", required=True, type=LOCAL_PATH, help="Folder for the voices; the tree of INPUT is kept below it.")
+@BUNDLE_OPTION
+@click.option(
+    "--layout",
+    type=click.Choice(["channels", "files"]),
+    default="channels",
+    show_default=True,
+    help="One file with a channel for each speaker, or a file for each speaker.",
+)
+@click.option(
+    "--format",
+    "ending",
+    type=click.Choice(["wav", "flac"]),
+    default="wav",
+    show_default=True,
+    help="WAV of floats, which never clips; or FLAC of 24 bits, all voices scaled alike where one would clip.",
+)
+@click.pass_context
+def separate(
+    ctx: click.Context, inputs: tuple[str, ...], out: Path, bundle: str | None, layout: Literal["channels", "files"], ending: str
+) -> None:
+    """Separate the speakers of recordings (WAV, FLAC, OGG, MP3), of any length; INPUT may be a folder, a glob or an address.
+
+    Voices have the rate and length of the recording and add up to it. A recording that cannot be separated is reported and
+    does not stop the others; the exit code is 1 then.
+    """
+    from models.separator import Separator
+    from services.separate_files import default_separator, separate_files
+    from services.settings import bundle_folders
+
+    chosen = bundle or default_separator(bundle_folders(ROOT / "pretrained", "separator"), causal=False)
+    ctx.exit(1 if separate_files(inputs, out, Separator.load(chosen), layout, f".{ending}") else 0)
+
+
+@cli.command(short_help="Separate live sound.")
+@click.argument("source", metavar="FILE")
+@click.option("--out", help="WAV or FLAC file for the voices; - for raw 32-bit floats on stdout.  [default: only measure]")
+@BUNDLE_OPTION
+@click.option(
+    "--rate", type=click.IntRange(1), help="FILE holds raw 16-bit samples of this rate.  [default for -: the network's]"
+)
+@click.option("--channels", type=click.IntRange(1), default=1, show_default=True, help="Of raw samples.")
+def stream(source: str, out: str | None, bundle: str | None, rate: int | None, channels: int) -> None:
+    """Separate a recording in chunks of 20 ms, as it would come from a microphone; - is raw 16-bit samples on stdin.
+
+    Says how far behind the voices were. From a microphone: `arecord -f S16_LE -r 8000 | convoy stream - --out -`.
+    """
+    from models.separator import Separator
+    from services.separate_files import default_separator
+    from services.settings import bundle_folders
+    from services.stream_file import stream_file
+
+    chosen = bundle or default_separator(bundle_folders(ROOT / "pretrained", "separator"), causal=True)
+    click.echo(stream_file(source, Separator.load(chosen), out, rate, channels), err=True)
 
 
 def _lightning_command(name: str, purpose: str) -> None:

@@ -3,11 +3,21 @@
     ConvoyError
     ├── InputError            what was sent or read is wrong                   HTTP 400
     │   ├── DataFormatError   a line of a data file is malformed (file, line, field)
+    │   ├── AudioError        a recording that cannot be read
+    │   │   ├── AudioEmptyError       … or holds no sample
+    │   │   └── AudioTruncatedError   … or less than its header promises
+    │   ├── AudioKindError    not a kind of file that sound is read from       HTTP 415
     │   ├── TooLargeError     over a limit that the message names              HTTP 413
+    │   │   ├── AudioBytesError       a recording of too many bytes
+    │   │   └── AudioSecondsError     … or seconds
     │   └── UnprocessableError  understood, but cannot be done                 HTTP 422
+    │       ├── AudioRateError        a sample rate out of range
+    │       ├── AudioChannelsError    too many channels
+    │       └── AudioSamplesError     samples that are no sound: NaN, infinite, far too loud
     ├── BundleError           a bundle is missing, damaged or of another version
     ├── ConfigError           settings that do not fit together
     └── UnavailableError      busy, starting or stopping                       HTTP 503
+        └── StoppedError      stopped because somebody asked for it
 
 The message says, in this order: what is wrong, where, what was expected, what came instead, what to do.
 """
@@ -62,6 +72,42 @@ class UnprocessableError(InputError):
     code, status = "unprocessable", 422
 
 
+class AudioError(InputError):
+    code = "audio_unreadable"
+
+
+class AudioEmptyError(AudioError):
+    code = "audio_empty"
+
+
+class AudioTruncatedError(AudioError):
+    code = "audio_truncated"
+
+
+class AudioKindError(InputError):
+    code, status = "audio_unsupported", 415
+
+
+class AudioBytesError(TooLargeError):
+    code = "audio_too_large"
+
+
+class AudioSecondsError(TooLargeError):
+    code = "audio_too_long"
+
+
+class AudioRateError(UnprocessableError):
+    code = "audio_rate"
+
+
+class AudioChannelsError(UnprocessableError):
+    code = "audio_channels"
+
+
+class AudioSamplesError(UnprocessableError):
+    code = "audio_samples"
+
+
 class BundleError(ConvoyError):
     code = "bundle_invalid"
 
@@ -72,6 +118,10 @@ class ConfigError(ConvoyError):
 
 class UnavailableError(ConvoyError):
     code, status = "unavailable", 503
+
+
+class StoppedError(UnavailableError):
+    code = "stopped"
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -99,6 +99,9 @@ class Runtime:
         model = self._read()
         self.inputs = [port.get_any_name() for port in model.inputs]
         self.outputs = [port.get_any_name() for port in model.outputs]
+        self.fixed: Shapes = {  # of the inputs that have one shape only
+            port.get_any_name(): tuple(port.shape) for port in model.inputs if not port.partial_shape.is_dynamic
+        }
 
     def prepare(self, shapes: Shapes) -> None:
         """Compile for these shapes of the inputs and run once, so that the first call is as fast as the hundredth."""

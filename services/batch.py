@@ -114,7 +114,7 @@ def tag_files(inputs: Sequence[str], out: Path | None, tagger: TextTagger) -> No
     """
     sources = find_sources(inputs)
     if out is not None:
-        _refuse_collisions(sources, out)
+        refuse_collisions(sources, out)
     terminal = sys.stderr.isatty()
     for done, source in enumerate(sources, 1):
         count = 0
@@ -127,9 +127,15 @@ def tag_files(inputs: Sequence[str], out: Path | None, tagger: TextTagger) -> No
             tqdm.write(f"{done}/{len(sources)} {source.address}: {count} texts", file=sys.stderr)
 
 
-def find_sources(inputs: Iterable[str]) -> list[Source]:
-    """Expand folders and globs, in sorted order; each file once."""
-    sources = [source for given in inputs for source in _expand(given)]
+def find_sources(inputs: Iterable[str], suffixes: tuple[str, ...] = SUFFIXES, ending: str = ".jsonl") -> list[Source]:
+    """Expand folders and globs, in sorted order; each file once.
+
+    Args:
+        inputs: files, folders, globs, fsspec addresses, or - for stdin.
+        suffixes: what is taken from a folder.
+        ending: suffix of the outputs.
+    """
+    sources = [source for given in inputs for source in _expand(given, suffixes, ending)]
     return list({source.address: source for source in sources}.values())
 
 
@@ -142,32 +148,33 @@ def read_lines(stream: BinaryIO, name: str, json_lines: bool) -> Iterator[Line]:
             yield Line(name, number, _text_field(text, where) if json_lines else text)
 
 
-def _expand(given: str) -> list[Source]:
+def _expand(given: str, suffixes: tuple[str, ...], ending: str) -> list[Source]:
     if given == "-":
-        return [Source("-", "stdin.jsonl")]
+        return [Source("-", f"stdin{ending}")]
     try:
         filesystem, path = fsspec.core.url_to_fs(given)
         if filesystem.isfile(path):
-            return [_source(filesystem, path, path.rpartition("/")[0])]
+            return [_source(filesystem, path, path.rpartition("/")[0], ending)]
         folder = filesystem.isdir(path)
         found = filesystem.find(path) if folder else filesystem.glob(path) if any(sign in path for sign in "*?[") else []
     except (OSError, ValueError, ImportError) as problem:
         raise InputError("cannot be read", where=given, got=problem) from problem
     home = path if folder else re.split(r"[*?[]", path)[0].rpartition("/")[0]
-    files = [name for name in sorted(found) if name.endswith(SUFFIXES) or not folder]
+    files = [name for name in sorted(found) if name.lower().endswith(suffixes) or not folder]
     if not files:
-        expected = "a file, a folder with .txt or .jsonl files, a glob that matches, or -"
+        expected = f"a file, a folder with {', '.join(suffixes[:-1])} or {suffixes[-1]} files, a glob that matches, or -"
         raise InputError("no such input", where=given, expected=expected, fix="Check the spelling.")
-    return [_source(filesystem, name, home) for name in files if not filesystem.isdir(name)]
+    return [_source(filesystem, name, home, ending) for name in files if not filesystem.isdir(name)]
 
 
-def _source(filesystem: Any, path: str, home: str) -> Source:
+def _source(filesystem: Any, path: str, home: str, ending: str) -> Source:
     relative = path.removeprefix(home.rstrip("/") + "/")
     local = "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
-    return Source(path if local else filesystem.unstrip_protocol(path), str(PurePosixPath(relative).with_suffix(".jsonl")))
+    return Source(path if local else filesystem.unstrip_protocol(path), str(PurePosixPath(relative).with_suffix(ending)))
 
 
-def _refuse_collisions(sources: Sequence[Source], out: Path) -> None:
+def refuse_collisions(sources: Sequence[Source], out: Path) -> None:
+    """Raise ConfigError where two inputs would have the same output, or an output would overwrite an input."""
     owner: dict[str, str] = {}
     for source in sources:
         other = owner.setdefault(source.output, source.address)

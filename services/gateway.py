@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bentoml
 
+from services.separator import SeparatorEndpoints
 from services.service import ConvoyService
 from services.settings import service_config
 from services.tagger import TaggerEndpoints
 
 
-class GatewayEndpoints(TaggerEndpoints):
+class GatewayEndpoints(TaggerEndpoints, SeparatorEndpoints):
     """Every task's endpoints, found by BentoML on the base classes."""
 
 

@@ -20,9 +20,10 @@ import contextlib
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -31,7 +32,7 @@ from starlette.requests import ClientDisconnect
 from models.errors import ConvoyError, InputError, TooLargeError, UnavailableError, shorten
 from services.batching import BusyError
 from services.json_body import encode
-from services.settings import Settings
+from services.settings import Limits, Settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -44,7 +45,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 _PROBES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_KEPT_HEADERS = frozenset({b"allow", b"retry-after", b"www-authenticate"})
+_KEPT_HEADERS = frozenset({b"allow", b"retry-after", b"upgrade", b"www-authenticate"})
 _DRAIN_BYTES, _DRAIN_SECONDS = 64 * 1024 * 1024, 5.0
 _EXCHANGE = "convoy.exchange"
 _OUR_FAULT = "Something went wrong on our side. The service's log has the details under this request id."
@@ -109,21 +110,42 @@ class _Unexplained(Exception):
 class Front:
     """Pure ASGI middleware around everything: request id, counted body, time limit, load limit, error shape.
 
+    WebSockets get a request id too; their limits are the endpoint's own (`services.streams`).
+
     Args:
         app: what answers.
         settings: the limits.
         routed: whether some route answers this scope's path; all others are refused here, before anything counts them.
+        limits: by path, of routes that grant more or less than the settings say for all.
     """
 
-    def __init__(self, app: App, settings: Settings, routed: Callable[[Scope], bool] = lambda scope: True) -> None:
-        self.app, self.settings, self.routed = app, settings, routed
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        routed: Callable[[Scope], bool] = lambda scope: True,
+        limits: Mapping[str, Limits] = MappingProxyType({}),
+    ) -> None:
+        self.app, self.settings, self.routed, self.limits = app, settings, routed, limits
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
-        exchange = _Exchange(scope, receive, send, self.settings)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        token = request_id.set(_accepted_id(dict(scope["headers"]).get(b"x-request-id", b"")))
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            request_id.reset(token)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(scope, receive, send, self.limits.get(scope["path"], self.settings.limits))
         token = request_id.set(exchange.id)
         counted = scope["path"] not in _PROBES
         self._held += counted
@@ -148,12 +170,13 @@ class _Exchange:
     `error` is where the application leaves the exception behind an error status.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: Settings) -> None:
-        self.scope, self.settings = scope, settings
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+        self.scope, self.limits = scope, limits
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = _accepted_id(self.headers.get(b"x-request-id", b""))
         self.error: BaseException | None = None
         self._receive, self._send = receive, send
+        self._asked = False  # for the body: from then on a client that waits for "100 Continue" sends it
         self._received = 0
         self._complete = False  # the whole body has arrived
         self._answered = False  # the answer has begun
@@ -167,7 +190,7 @@ class _Exchange:
         work = asyncio.ensure_future(app(self.scope, self.receive, self.send))
         gone = asyncio.ensure_future(self._gone.wait())
         try:
-            await asyncio.wait({work, gone}, timeout=self.settings.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, gone}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and self._answered and not self._gone.is_set():
                 await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)  # the limit is for the first byte
             await self._conclude(work)
@@ -192,7 +215,7 @@ class _Exchange:
             await self.fail(self.error or error)
 
     def _too_slow(self) -> ConvoyError:
-        limit = f"at most {self.settings.timeout_seconds:g} s"
+        limit = f"at most {self.limits.seconds:g} s"
         if self._complete or not self._has_body():
             return TooSlowError("no answer within the time limit", expected=limit, fix="Send less at once or try again later.")
         return SlowClientError("the body did not arrive within the time limit", expected=limit, fix="Send less at once.")
@@ -210,14 +233,15 @@ class _Exchange:
             await self._gone.wait()
             return {"type": "http.disconnect"}
         message = await self._next()
-        if self._received > self.settings.max_body_bytes:
-            self.error = self._too_large(f"more than {self.settings.max_body_bytes}")
+        if self._received > self.limits.body_bytes:
+            self.error = self._too_large(f"more than {self.limits.body_bytes}")
             raise self.error
         if message["type"] == "http.request" and not message.get("more_body", False):
             self._watcher = asyncio.ensure_future(self._watch())
         return message
 
     async def _next(self) -> Message:
+        self._asked = True
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self._gone.set()
@@ -235,11 +259,11 @@ class _Exchange:
     def declared_too_large(self) -> TooLargeError | None:
         """The error of a body that is too large by its own account; one that claims less than it sends is found by counting."""
         declared = self.headers.get(b"content-length", b"")
-        too_large = declared.isdigit() and (len(declared) > 18 or int(declared) > self.settings.max_body_bytes)
+        too_large = declared.isdigit() and (len(declared) > 18 or int(declared) > self.limits.body_bytes)
         return self._too_large(shorten(declared.decode(), 20)) if too_large else None
 
     def _too_large(self, got: str) -> TooLargeError:
-        limit, fix = f"at most {self.settings.max_body_bytes} bytes", "Send several smaller requests."
+        limit, fix = f"at most {self.limits.body_bytes} bytes", "Send several smaller requests."
         return TooLargeError("the body is too large", where="body", expected=limit, got=f"{got} bytes", fix=fix)
 
     async def send(self, message: Message) -> None:
@@ -264,7 +288,8 @@ class _Exchange:
         status = status_of(error)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("request %s failed: %s %s", self.id, self.scope["method"], shorten(self.scope["path"]), exc_info=error)
-        await self._drain(status)
+        if not isinstance(error, SlowClientError):
+            await self._drain()
         body = encode({"error": {**error_fields(error), "request_id": self.id}})
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += [*self._own_headers(), *self._kept(error)]
@@ -282,9 +307,10 @@ class _Exchange:
         inside = self._failed.get("headers", []) if self._failed else []
         return [(name, value) for name, value in inside if name.lower() in _KEPT_HEADERS]
 
-    async def _drain(self, status: int) -> None:
-        """Read on for a while before a 413: a client in the middle of sending would get a reset instead of the answer."""
-        if status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or self.headers.get(b"expect", b"").lower() == b"100-continue":
+    async def _drain(self) -> None:
+        """Read on for a while before an error: a client in the middle of sending would get a reset instead of the answer."""
+        waits = not self._asked and self.headers.get(b"expect", b"").lower() == b"100-continue"
+        if waits or self._complete or not self._has_body():
             return
         limit = self._received + _DRAIN_BYTES
         with contextlib.suppress(TimeoutError):

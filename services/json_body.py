@@ -10,10 +10,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Self, cast
+from typing import Self, TypeVar
 
 from _bentoml_sdk import IODescriptor
-from pydantic import ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 from starlette.responses import Response
@@ -39,6 +39,21 @@ def json_response(content: object, status: int = 200) -> Response:
     return Response(encode(content), status_code=status, media_type="application/json")
 
 
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def checked(model: type[Model], content: object) -> Model:
+    """The model made of what was parsed.
+
+    Raises:
+        InputError: a field is missing, unknown or of the wrong type; the message names it, what was expected and what came.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error.errors(include_url=False), list(model.model_fields)) from None
+
+
 class JsonRequest(IODescriptor):
     """Base of the bodies of JSON endpoints: ``@bentoml.api(input_spec=…)``. Types are strict and unknown fields are refused.
 
@@ -57,19 +72,7 @@ class JsonRequest(IODescriptor):
             InputError: malformed JSON or UTF-8, a lone surrogate, wrong types or fields.
         """
         _check_kind(request.headers)
-        return cls.checked(parse_json(await request.body()))
-
-    @classmethod
-    def checked(cls, content: object) -> Self:
-        """The model made of parsed JSON.
-
-        Raises:
-            InputError: a field is missing, unknown or of the wrong type; the message names it, what was expected and what came.
-        """
-        try:
-            return cast(Self, cls.model_validate(content))
-        except ValidationError as error:
-            raise _explain(error.errors(include_url=False), list(cls.model_fields)) from None
+        return checked(cls, parse_json(await request.body()))
 
 
 def parse_json(body: bytes) -> object:
@@ -102,6 +105,15 @@ def _check_kind(headers: Mapping[str, str]) -> None:
     charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", parameters, re.IGNORECASE)
     if charset and charset[1].lower().replace("-", "") not in {"utf8", "usascii"}:
         raise WrongKindError("wrong charset", where="Content-Type header", expected="utf-8", got=charset[1])
+    check_coding(headers)
+
+
+def check_coding(headers: Mapping[str, str]) -> None:
+    """Refuse compressed bodies: what they hold could be of any size.
+
+    Raises:
+        WrongKindError: the body is compressed.
+    """
     if (coding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
         where, problem = "Content-Encoding header", "compressed bodies are not read"
         raise WrongKindError(problem, where=where, expected="no compression", got=coding)
@@ -154,6 +166,7 @@ _EXPECTED = {
     "list_type": "a list",
     "bool_type": "true or false",
     "int_type": "a whole number",
+    "int_parsing": "a whole number",
     "float_type": "a number",
     "dict_type": "an object",
     "model_type": "a JSON object",
@@ -172,6 +185,10 @@ def _explain(details: list[ErrorDetails], known: list[str]) -> InputError:
             return InputError("unknown field", where=where, expected="one of " + ", ".join(known), fix=more)
         case "too_short":
             return InputError("the list is empty", where=where, expected="at least one element", fix=more)
+        case "literal_error":
+            return InputError(
+                "wrong value", where=where, expected=first["ctx"]["expected"], got=json_kind(first["input"]), fix=more
+            )
         case kind:
             expected, got = _EXPECTED.get(kind, first["msg"]), json_kind(first["input"])
             return InputError("wrong type or value", where=where, expected=expected, got=got, fix=more)

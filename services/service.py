@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -12,18 +14,24 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
+from models.errors import BundleError, UnprocessableError
 from services.http import App, Front, Scope, note_error, status_of
 from services.json_body import WrongKindError, json_response
-from services.settings import Settings
+from services.routes import WEBSOCKET, ExtraRoute, describe, extra_routes, upgrade_required
+from services.settings import Limits, Settings, bundle_folders
 
 if TYPE_CHECKING:
+    from bentoml._internal.service.openapi.specification import OpenAPISpecification
     from starlette.applications import Starlette
 
 Endpoint = TypeVar("Endpoint")
+Loaded = TypeVar("Loaded")
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 
@@ -40,14 +48,48 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+class UnknownModelError(UnprocessableError):
+    """`model` names no bundle that is loaded."""
+
+    code = "model_unknown"
+
+
+def load_bundles(folder: Path, task: str, load: Callable[[Path], Loaded]) -> dict[str, Loaded]:
+    """What `load` makes of every bundle of a task below `folder`, by name.
+
+    Raises:
+        BundleError: one is damaged, or two have the same name. A service that quietly leaves one out would be worse.
+    """
+    found: dict[str, Loaded] = {}
+    for path in bundle_folders(folder, task):
+        loaded = load(path)
+        name = cast(Any, loaded).spec.name
+        if name in found:
+            raise BundleError("two bundles have the same name", where=str(path), got=name, fix="Rename or remove one.")
+        found[name] = loaded
+    return found
+
+
 class TaskEndpoints:
     """Base of the endpoint classes: a gateway inherits from several of them.
 
-    A task's class calls ``super().__init__()`` and adds what it serves to `catalogue`.
+    A task's class takes what it needs by keyword, hands the rest to ``super().__init__(**others)``, and adds what it serves to
+    `catalogue`. Its API methods, and those marked by `services.routes`, are found by themselves. All tasks of a gateway share one
+    instance: anything but methods belongs in an object of its own.
+
+    Args:
+        settings: limits; by default from the environment.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None, **others: Any) -> None:
+        super().__init__(**others)
+        self.settings = settings or Settings.from_environment()
         self.catalogue: list[dict[str, object]] = []
+
+    @classmethod
+    def limits(cls, settings: Settings) -> dict[str, Limits]:
+        """Limits by path, for routes that need others than `Settings.limits`; a task adds its own to ``super().limits(…)``."""
+        return {}
 
 
 class ConvoyService(Service[Endpoint]):
@@ -56,7 +98,17 @@ class ConvoyService(Service[Endpoint]):
     def to_asgi(self, is_main: bool = True) -> App:
         self.inject_config()
         app = _AppFactory(self, is_main=is_main)()
-        return Front(cast(App, app), Settings.from_environment(), lambda scope: _routed(app, scope))
+        settings = Settings.from_environment()
+        limits = cast(type[TaskEndpoints], self.inner).limits(settings)
+        return Front(cast(App, app), settings, lambda scope: _routed(app, scope), limits)
+
+    @property
+    def openapi_spec(self) -> OpenAPISpecification:
+        from bentoml._internal.service.openapi.specification import PathItem
+
+        spec = cast("OpenAPISpecification", super().openapi_spec)
+        spec.paths.update({path: PathItem(**cast(Any, item)) for path, item in describe(self.inner).items()})
+        return spec
 
 
 def _routed(app: Starlette, scope: Scope) -> bool:
@@ -81,7 +133,24 @@ class _AppFactory(ServiceAppFactory):
 
     @property
     def routes(self) -> list[BaseRoute]:
-        return [*super().routes, Route("/models", self.models, methods=["GET"], name="models")]
+        more = [route for found in extra_routes(self.service.inner) for route in self._routes_of(found)]
+        return [*super().routes, *more, Route("/models", self.models, methods=["GET"], name="models")]
+
+    def _routes_of(self, found: ExtraRoute) -> list[BaseRoute]:
+        """The instance whose method answers is there only when the application has started."""
+        if found.method != WEBSOCKET:
+            return [Route(found.path, functools.partial(self._call, found.name), methods=[found.method], name=found.name)]
+
+        async def talk(socket: WebSocket) -> None:
+            await getattr(self._service_instance, found.name)(socket)
+
+        async def refuse(request: Request) -> Response:
+            return await _noting(request, lambda: _raise(upgrade_required(found.path)))
+
+        return [WebSocketRoute(found.path, talk, name=found.name), Route(found.path, refuse, name=f"{found.name}_http")]
+
+    async def _call(self, name: str, request: Request) -> Response:
+        return await _noting(request, lambda: getattr(self._service_instance, name)(request))
 
     async def models(self, request: Request) -> Response:
         return json_response({"models": cast(TaskEndpoints, self._service_instance).catalogue})
@@ -92,14 +161,26 @@ class _AppFactory(ServiceAppFactory):
         return Response(page, media_type="text/html", headers=headers)
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
-        try:
-            return cast(Response, await super().api_endpoint(name, request))
-        except Exception as error:  # noqa: BLE001 (BentoML would answer; `Front` answers and logs instead)
-            note_error(request.scope, _translated(error))
-            return Response(status_code=status_of(error))
+        call = super().api_endpoint
+        return await _noting(request, lambda: call(name, request))
+
+
+async def _noting(request: Request, call: Callable[[], Awaitable[Any]]) -> Response:
+    """The answer, or a bare status for `Front`, which says in our words what the exception means; BentoML would use its own."""
+    try:
+        return cast(Response, await call())
+    except Exception as error:  # noqa: BLE001 (`Front` answers and logs)
+        note_error(request.scope, _translated(error))
+        headers = getattr(error, "headers", None) if isinstance(error, HTTPException) else None
+        return Response(status_code=status_of(error), headers=headers)
+
+
+async def _raise(error: Exception) -> Response:
+    raise error
 
 
 def _translated(error: Exception) -> Exception:
-    """BentoML refuses pickles itself, before `JsonRequest` sees them."""
+    """BentoML refuses pickles itself, before we see them."""
     refused = isinstance(error, BentoMLException) and error.error_code == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    return WrongKindError("wrong content type", where="Content-Type header", expected="application/json") if refused else error
+    where, got = "Content-Type header", "application/vnd.bentoml+pickle"
+    return WrongKindError("wrong content type", where=where, expected="what /docs.json says", got=got) if refused else error

@@ -1,24 +1,37 @@
 """Limits and places of the services, each one an environment variable with a sane default.
 
-| variable                      | default         | what it bounds                                                              |
-|-------------------------------|-----------------|-----------------------------------------------------------------------------|
-| ``CONVOY_BUNDLES``            | ``pretrained``  | folder whose sub-folders are the bundles to serve                           |
-| ``CONVOY_MAX_BODY_BYTES``     | 8 388 608       | bytes of a request body, counted as they arrive (413)                       |
-| ``CONVOY_MAX_TEXTS``          | 1 000           | texts in one call of ``/tag`` (413)                                         |
-| ``CONVOY_MAX_CHARACTERS``     | 200 000         | characters (code points) of one text (413)                                  |
-| ``CONVOY_MAX_TOTAL_CHARACTERS`` | 2 000 000     | characters of all texts of one call (413)                                   |
-| ``CONVOY_MAX_REQUESTS``       | 256             | requests one worker holds at once, health checks not counted (429)          |
-| ``CONVOY_QUEUE_CHARACTERS``   | 2 000 000       | characters waiting for one bundle before calls are turned away (429)        |
-| ``CONVOY_BATCH_CHARACTERS``   | 20 000          | characters given to the network in one batch                                |
-| ``CONVOY_TIMEOUT_SECONDS``    | 60              | time from the first byte of a request to the first of its answer (408, 504) |
-| ``CONVOY_WORKERS``            | 1               | processes; one keeps every core busy, since the network itself is threaded  |
-| ``CONVOY_CALL_THREADS``       | 4               | threads of a worker for calls that are not asynchronous                     |
+| variable                         | default        | what it bounds |
+|----------------------------------|----------------|----------------|
+| ``CONVOY_BUNDLES``               | ``pretrained`` | folder whose sub-folders are the bundles to serve |
+| ``CONVOY_TEMPORARY``             | system's       | folder for uploads and results while they are needed; best not in memory |
+| ``CONVOY_MAX_BODY_BYTES``        | 8 388 608      | bytes of a JSON body, counted as they arrive (413) |
+| ``CONVOY_MAX_TEXTS``             | 1 000          | texts in one call of ``/tag`` (413) |
+| ``CONVOY_MAX_CHARACTERS``        | 200 000        | characters (code points) of one text (413) |
+| ``CONVOY_MAX_TOTAL_CHARACTERS``  | 2 000 000      | characters of all texts of one call (413) |
+| ``CONVOY_MAX_REQUESTS``          | 256            | requests one worker holds at once, health checks not counted (429) |
+| ``CONVOY_QUEUE_CHARACTERS``      | 2 000 000      | characters waiting for one bundle before calls are turned away (429) |
+| ``CONVOY_BATCH_CHARACTERS``      | 20 000         | characters given to the network in one batch |
+| ``CONVOY_TIMEOUT_SECONDS``       | 60             | seconds to the first byte of the answer (408, 504) |
+| ``CONVOY_MAX_AUDIO_BYTES``       | 268 435 456    | bytes of a body with a recording, counted as they arrive (413) |
+| ``CONVOY_MAX_AUDIO_SECONDS``     | 3 600          | length of a recording (413) |
+| ``CONVOY_MAX_VOICES_BYTES``      | 2 147 483 648  | bytes on disk of the voices of one recording (413) |
+| ``CONVOY_AUDIO_TIMEOUT_SECONDS`` | 600            | as CONVOY_TIMEOUT_SECONDS, for calls with a recording |
+| ``CONVOY_SEPARATIONS``           | 2              | recordings worked on at once; tasks run one at a time beside them |
+| ``CONVOY_QUEUE_SEPARATIONS``     | 16             | recordings waiting for their turn before calls are turned away (429) |
+| ``CONVOY_MAX_TASKS``             | 64             | tasks of one worker that wait, run, or are kept for their result (429) |
+| ``CONVOY_TASK_SECONDS``          | 3 600          | time a finished task's result is kept |
+| ``CONVOY_MAX_STREAMS``           | 8              | live streams of one worker at once (closed with 1013) |
+| ``CONVOY_MAX_CHUNK_BYTES``       | 1 048 576      | bytes of one message of a live stream (closed with 1009) |
+| ``CONVOY_STREAM_IDLE_SECONDS``   | 60             | silence after which a live stream is closed (1008) |
+| ``CONVOY_WORKERS``               | 1              | processes; one keeps every core busy, since the network itself is threaded |
+| ``CONVOY_CALL_THREADS``          | 4              | threads of a worker for calls that are not asynchronous |
 """
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,11 +42,20 @@ from models.errors import BundleError, ConfigError
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What one route grants a request: bytes of its body, counted as they arrive, and seconds to the first byte of the answer."""
+
+    body_bytes: int
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """See the table in the head of this file; every number must be positive."""
 
     bundles: Path = _CHECKOUT / "pretrained"
+    temporary: Path = Path(tempfile.gettempdir())
     max_body_bytes: int = 8 * 1024 * 1024
     max_texts: int = 1_000
     max_characters: int = 200_000
@@ -42,6 +64,17 @@ class Settings:
     queue_characters: int = 2_000_000
     batch_characters: int = 20_000
     timeout_seconds: float = 60.0
+    max_audio_bytes: int = 256 * 1024 * 1024
+    max_audio_seconds: float = 3600.0
+    max_voices_bytes: int = 2 * 1024**3
+    audio_timeout_seconds: float = 600.0
+    separations: int = 2
+    queue_separations: int = 16
+    max_tasks: int = 64
+    task_seconds: float = 3600.0
+    max_streams: int = 8
+    max_chunk_bytes: int = 1024 * 1024
+    stream_idle_seconds: float = 60.0
     workers: int = 1
     call_threads: int = 4
 
@@ -51,6 +84,16 @@ class Settings:
             if not isinstance(value, Path) and not 0 < value < float("inf"):
                 raise ConfigError("a limit is out of range", where=_variable(field.name), expected="a number above 0", got=value)
 
+    @property
+    def limits(self) -> Limits:
+        """What routes grant that have no limits of their own."""
+        return Limits(self.max_body_bytes, self.timeout_seconds)
+
+    @property
+    def audio_limits(self) -> Limits:
+        """What routes grant that take a recording."""
+        return Limits(self.max_audio_bytes, self.audio_timeout_seconds)
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
         """Read ``CONVOY_…`` variables; an empty one counts as not set.
@@ -59,7 +102,8 @@ class Settings:
             ConfigError: a value is not a number or not above 0.
         """
         given = {field.name: environment.get(_variable(field.name), "") for field in fields(cls)}
-        return cls(**{name: _convert(name, text) for name, text in given.items() if text})  # type: ignore[arg-type]
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        return cls(**{name: _convert(name, text, kinds[name]) for name, text in given.items() if text})  # type: ignore[arg-type]
 
 
 def service_config() -> dict[str, Any]:
@@ -92,11 +136,11 @@ def _variable(name: str) -> str:
     return f"CONVOY_{name.upper()}"
 
 
-def _convert(name: str, text: str) -> Path | float | int:
-    if name == "bundles":
+def _convert(name: str, text: str, kind: type[object]) -> Path | float | int:
+    if issubclass(kind, Path):
         return Path(text)
-    kind = float if name == "timeout_seconds" else int
+    number = float if kind is float else int
     try:
-        return kind(text)
+        return number(text)
     except ValueError as error:
-        raise ConfigError("a setting is not a number", where=_variable(name), expected=kind.__name__, got=text) from error
+        raise ConfigError("a setting is not a number", where=_variable(name), expected=number.__name__, got=text) from error

@@ -22,14 +22,14 @@ from _bentoml_sdk import IODescriptor
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from models.errors import BundleError, ConvoyError, TooLargeError, UnavailableError, UnprocessableError
+from models.errors import ConvoyError, TooLargeError, UnavailableError, UnprocessableError
 from models.tagger.tokens import script
 from services.batching import Batcher
 from services.http import error_fields, request_id, worst
 from services.json_body import JsonRequest, encode
 from services.languages import default_names
-from services.service import ConvoyService, TaskEndpoints
-from services.settings import Settings, bundle_folders, service_config
+from services.service import ConvoyService, TaskEndpoints, UnknownModelError, load_bundles
+from services.settings import Settings, service_config
 
 log = logging.getLogger("convoy.tagger")
 
@@ -73,12 +73,6 @@ class EmptyTextError(UnprocessableError):
     """A text without anything to tag."""
 
     code = "text_empty"
-
-
-class UnknownModelError(UnprocessableError):
-    """`model` names no bundle that is loaded."""
-
-    code = "model_unknown"
 
 
 class UnknownScriptError(UnprocessableError):
@@ -139,10 +133,9 @@ class TaggerEndpoints(TaskEndpoints):
         settings: limits; by default from the environment.
     """
 
-    def __init__(self, taggers: Mapping[str, Tagger] | None = None, settings: Settings | None = None) -> None:
-        super().__init__()
-        self._settings = settings or Settings.from_environment()
-        self._taggers = dict(load_taggers(self._settings.bundles) if taggers is None else taggers)
+    def __init__(self, taggers: Mapping[str, Tagger] | None = None, settings: Settings | None = None, **others: Any) -> None:
+        super().__init__(settings=settings, **others)
+        self._taggers = dict(load_taggers(self.settings.bundles) if taggers is None else taggers)
         self._batchers = {name: self._batcher(name, tagger) for name, tagger in self._taggers.items()}
         self._defaults = default_names({name: tagger.spec.languages for name, tagger in self._taggers.items()})
         self.catalogue.extend(describe(tagger.spec) for tagger in self._taggers.values())
@@ -176,7 +169,7 @@ class TaggerEndpoints(TaskEndpoints):
             languages, answers = tagger.spec.languages, tagger.tag(texts)
             return [to_result(name, languages, text, answer) for text, answer in zip(texts, answers, strict=True)]
 
-        bounds = {"batch_cost": self._settings.batch_characters, "queue_cost": self._settings.queue_characters}
+        bounds = {"batch_cost": self.settings.batch_characters, "queue_cost": self.settings.queue_characters}
         return Batcher(work, cost=lambda text: _COST_OF_A_TEXT + len(text), name=name, **bounds)
 
     async def _tag_with(self, name: str, texts: list[str], chosen: dict[int, str]) -> dict[int, Result | Exception]:
@@ -191,11 +184,11 @@ class TaggerEndpoints(TaskEndpoints):
     def _check(self, texts: list[str], model: str | None) -> None:
         """What fails the whole call."""
         if not self._taggers:
-            raise UnavailableError("no tagger bundle is loaded", where=self._settings.bundles.name, fix="Add one and restart.")
-        if len(texts) > (most := self._settings.max_texts):
+            raise UnavailableError("no tagger bundle is loaded", where=self.settings.bundles.name, fix="Add one and restart.")
+        if len(texts) > (most := self.settings.max_texts):
             raise TooLargeError("too many texts in one call", where="texts", expected=f"at most {most}", got=len(texts))
-        if (total := sum(map(len, texts))) > self._settings.max_total_characters:
-            limit = f"at most {self._settings.max_total_characters} characters in all"
+        if (total := sum(map(len, texts))) > self.settings.max_total_characters:
+            limit = f"at most {self.settings.max_total_characters} characters in all"
             raise TooLargeError("too much text in one call", where="texts", expected=limit, got=total)
         if model is not None and model not in self._taggers:
             raise UnknownModelError("unknown model", where="model", expected="one of " + ", ".join(self._taggers), got=model)
@@ -205,8 +198,8 @@ class TaggerEndpoints(TaskEndpoints):
         if not text or text.isspace():
             got = f"{len(text)} white space characters" if text else "nothing"
             return EmptyTextError("the text is empty", expected="at least one character that is not white space", got=got)
-        if len(text) > self._settings.max_characters:
-            limit = f"at most {self._settings.max_characters} characters"
+        if len(text) > self.settings.max_characters:
+            limit = f"at most {self.settings.max_characters} characters"
             return TooLargeError("the text is too long", expected=limit, got=len(text), fix="Cut it between sentences.")
         if model is None and (language := script(text)) not in self._defaults:
             known = ", ".join(sorted(self._defaults))
@@ -220,17 +213,11 @@ def load_taggers(folder: Path) -> dict[str, Tagger]:
     """Every tagger bundle below `folder`, by name.
 
     Raises:
-        BundleError: one is damaged, or two have the same name. A service that quietly leaves one out would be worse.
+        BundleError: one is damaged, or two have the same name.
     """
     from models.tagger.predictor import Tagger as BundleTagger
 
-    taggers: dict[str, Tagger] = {}
-    for path in bundle_folders(folder, "tagger"):
-        tagger = BundleTagger.load(path)
-        if tagger.spec.name in taggers:
-            name = tagger.spec.name
-            raise BundleError("two bundles have the same name", where=str(path), got=name, fix="Rename or remove one.")
-        taggers[tagger.spec.name] = tagger
+    taggers: dict[str, Tagger] = load_bundles(folder, "tagger", BundleTagger.load)
     if not taggers:
         log.warning("no tagger bundle in %s: /tag will answer 503", folder)
     return taggers

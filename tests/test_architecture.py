@@ -24,11 +24,26 @@ TORCH_BELONGS = {
     "models.tagger.network",
     "models.tagger.crf",
     "models.separator.network",
+    "models.separator.state_dicts",
     "models.separator.transformer",
 }
 FORBIDDEN = {"models": {"training", "services", "convoy"}, "services": {"training", "convoy"}, "training": {"services", "convoy"}}
 TORCH = {"torch", "torchaudio", "lightning", "pytorch_lightning", "torchmetrics"}
-COMMANDS = ["", "serve", "tag", "fit", "validate", "test", "predict", "fetch", "embed", "export", "evaluate"]
+COMMANDS = [
+    "",
+    "serve",
+    "tag",
+    "separate",
+    "stream",
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "fetch",
+    "embed",
+    "export",
+    "evaluate",
+]
 
 
 def imported_names(tree: ast.AST, module: str, *, everywhere: bool) -> set[str]:
@@ -107,6 +122,8 @@ def test_arrows_point_one_way(module):
 SERVING = [
     *sorted(module for module in MODULES if module.split(".")[0] == "services"),
     "models.tagger",
+    "models.separator",
+    "models.separator.predictor",
     "models.bundle",
     "convoy",
 ]
@@ -140,7 +157,7 @@ class NotInstalled(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, NotInstalled())
-import services.gateway, services.batch, models.tagger, convoy
+import services.gateway, services.batch, models.tagger, models.separator.predictor, convoy
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from models.bundle import open_folder, write_bundle
 from models.layers import Convolution
+from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.tagger.labels import Scheme
 from training.export import export_bundle
 from training.tagger.data import TaggerTask
@@ -16,6 +21,53 @@ from training.tagger.vocabulary import Table, Vocabulary
 ENGLISH = ["the", "a", "lives", "in", "London", "Ada", "Lovelace", "was", "here", "."]
 CHINESE = list("我爱北京天安门上海的人在中国生活。")
 LEXICON = ["北京", "上海", "天安门", "北京天安门", "海的"]
+
+
+_exported = tempfile.TemporaryDirectory(prefix="convoy-tiny-", ignore_cleanup_errors=True)
+
+
+def tiny_separator_bundle(folder: Path, causal: bool = False, name: str | None = None) -> Path:
+    """A separator of two speakers with random weights in ``folder/name``: 8 kHz, windows of one second.
+
+    The ONNX is made once in a process, which takes some seconds.
+    """
+    name = name or ("tiny-separator-causal" if causal else "tiny-separator")
+    template = open_folder(_tiny_separator(causal))
+    files = {file: template.path / file for file in template.spec.files}
+    return write_bundle(folder / name, template.spec.model_copy(update={"name": name}), files)
+
+
+@cache
+def _tiny_separator(causal: bool) -> Path:
+    folder = Path(_exported.name)
+    network = tiny_separator_network(causal)
+    about = {"settings": asdict(network.settings), "sample_rate": 8000, "window_seconds": 1.0, "overlap_seconds": 0.25}
+    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"task": "separator", "separator": about, "state_dict": weights}, folder / "tiny.ckpt")
+    return export_bundle(folder / "tiny.ckpt", folder / f"causal-{causal}")
+
+
+def tiny_separator_network(causal: bool) -> ConvTasNet:
+    """The network of random weights that such a bundle is made of, the same at every call."""
+    torch.manual_seed(3)
+    settings = ConvTasNetSettings(
+        filters=32,
+        length=20 if causal else 16,
+        bottleneck=16,
+        skip=16,
+        hidden=24,
+        blocks=3,
+        repeats=2,
+        norm="cLN" if causal else "gLN",
+        causal=causal,
+        mixture_consistency=not causal,
+    )
+    network = ConvTasNet(settings).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:  # norms and biases as a trained network has them, not all ones and zeros
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
 
 
 def tiny_tagger_bundle(folder: Path, language: str, name: str | None = None) -> Path:

@@ -7,6 +7,7 @@ that every task shares: torch to ONNX, the comparison of the two, safetensors, t
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import tempfile
 import warnings
@@ -75,14 +76,24 @@ class Exported:
     files: dict[str, Path | bytes]
 
 
+Axis = str | tuple[str, int, int]
+
+
 @dataclass(frozen=True)
 class Graph:
-    """A network to be written as ONNX; ``axes``: input name → {axis: name of its length}."""
+    """A network to be written as ONNX.
+
+    Attributes:
+        module: in evaluation mode.
+        inputs: an example of each, by name.
+        outputs: their names.
+        axes: input name → {axis: its length}: a name, or (name, a, b) where it is always a · name + b.
+    """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: list[str]
-    axes: dict[str, dict[int, str]]
+    axes: dict[str, dict[int, Axis]]
 
 
 def export_bundle(checkpoint: Path, bundle: Path, *, card: Path | None = None, figures: Path | None = None) -> Path:
@@ -130,8 +141,9 @@ def export_bundle(checkpoint: Path, bundle: Path, *, card: Path | None = None, f
 
 def write_onnx(graph: Graph, path: Path) -> None:
     """Write one network as ONNX."""
-    lengths = {name: torch.export.Dim(name) for axes in graph.axes.values() for name in axes.values()}
-    shapes = {name: {axis: lengths[length] for axis, length in graph.axes.get(name, {}).items()} for name in graph.inputs}
+    names = {_linear(axis)[0] for axes in graph.axes.values() for axis in axes.values()}
+    lengths = {name: torch.export.Dim(name) for name in names}
+    shapes = [{number: _length(axis, lengths) for number, axis in graph.axes.get(name, {}).items()} for name in graph.inputs]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
@@ -140,11 +152,27 @@ def write_onnx(graph: Graph, path: Path) -> None:
             str(path),
             input_names=list(graph.inputs),
             output_names=graph.outputs,
-            dynamic_shapes=tuple(shapes.values()),
+            dynamic_shapes=_by_parameter(graph.module, shapes),
             dynamo=True,
             external_data=False,
             verbose=False,
         )
+
+
+def _linear(axis: Axis) -> tuple[str, int, int]:
+    return (axis, 1, 0) if isinstance(axis, str) else axis
+
+
+def _length(axis: Axis, lengths: Mapping[str, Any]) -> Any:
+    name, factor, offset = _linear(axis)
+    return factor * lengths[name] + offset if (factor, offset) != (1, 0) else lengths[name]
+
+
+def _by_parameter(module: nn.Module, shapes: list[Any]) -> tuple[Any, ...]:
+    """The shapes as torch wants them: those that a parameter ``*name`` takes in a tuple of their own."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(shapes)
+    return (*shapes[:named], tuple(shapes[named:])) if named < len(shapes) else tuple(shapes)
 
 
 def compare(graph: Graph, path: Path) -> dict[Precision, float | None]:

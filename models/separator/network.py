@@ -286,7 +286,7 @@ class TCN(nn.Module):
             out, tails[f"tail_{number}"], *both = block.advance(path, state[f"tail_{number}"], *before)
             after += both
             path, skips = self.join(block, out, path, skips)
-        count = (state["count"] + float(encoded.shape[1])).clamp(max=MEMORY)
+        count = (state["count"] + encoded.shape[1]).clamp(max=MEMORY)
         return self.mask(path if skips is None else skips), {"count": count, "moments": torch.stack(after, 1), **tails}
 
 

@@ -25,6 +25,9 @@ class Server:
     log: Path
     process: subprocess.Popen[bytes]
 
+    def separate(self, recording: bytes, name: str = "talk.wav", **fields: str) -> httpx.Response:
+        return httpx.post(f"{self.url}/separate", files={"audio": (name, recording)}, data=fields, timeout=30)
+
     def tag(self, *texts: str, **fields: str) -> httpx.Response:
         return httpx.post(f"{self.url}/tag", json={"texts": texts, **fields}, timeout=30)
 
@@ -72,3 +75,30 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def assert_error(response: httpx.Response, status: int, said: str) -> None:
+    """The answer is the one shape of an error."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"code", "message", "request_id"}
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert said in error["message"]
+
+
+def patient(server: Server, recording: bytes) -> httpx.Response:
+    """As clients should: come back when told to."""
+    for _ in range(50):
+        response = server.separate(recording)
+        if response.status_code != 429:
+            break
+        time.sleep(0.2)
+    return response
+
+
+def assert_no_files(place: Path) -> None:
+    """The server has tidied up, or does so soon."""
+    deadline = time.monotonic() + 10
+    while (files := [path for path in place.glob("*/*") if path.name != "lock"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not files

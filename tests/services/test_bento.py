@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import serving
+from recordings import read, recording
 
 GUARD = Path(__file__).parent / "guard"
 MARK = "<!-- the page of the bento -->"
@@ -22,7 +23,7 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bento(home, tmp_path_factory, tiny_bundle) -> tuple[str, Path]:
+def bento(home, tmp_path_factory, tiny_bundle, tiny_separator) -> tuple[str, Path]:
     """Tag and folder of a bento built from a copy of the checkout whose published bundles are tiny ones."""
     context = tmp_path_factory.mktemp("checkout")
     for name in ("models", "services", "training", "tests", "benchmarks"):
@@ -34,6 +35,7 @@ def bento(home, tmp_path_factory, tiny_bundle) -> tuple[str, Path]:
     page.write_text(page.read_text(encoding="utf-8") + MARK, encoding="utf-8")
     for language in ("en", "zh"):
         tiny_bundle(context / "pretrained", language, f"tagger-{language}")
+    tiny_separator(context / "pretrained", name="separator-2speakers")
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
     environment = {**os.environ, "BENTOML_HOME": str(home), "PYTHONPATH": ""}
     built = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, timeout=120)
@@ -47,7 +49,7 @@ def test_it_holds_what_serving_needs_and_nothing_else(bento):
     files = {path.relative_to(folder / "src").as_posix() for path in (folder / "src").rglob("*") if path.is_file()}
     assert {"models/bundle.py", "services/gateway.py", "services/page/index.html", "pretrained/tagger-en/bundle.json"} <= files
     assert not [name for name in files if name.startswith(("tests/", "training/", "benchmarks/")) or "__pycache__" in name]
-    assert "pretrained/tagger-zh/network.onnx" in files
+    assert {"pretrained/tagger-zh/network.onnx", "pretrained/separator-2speakers/network.onnx"} <= files
 
 
 def test_its_requirements_are_the_lock_with_hashes_and_without_torch(bento):
@@ -72,4 +74,5 @@ def test_it_serves_from_its_own_store(bento, home, tmp_path):
             assert result["tokens"]
             assert all(text[token["start"] : token["end"]] == token["text"] for token in result["tokens"])
         assert server.tag("").status_code == 422
+        assert read(server.separate(recording()).raise_for_status().content)[0].shape == (8000, 2)
     assert calls.read_text() == ""

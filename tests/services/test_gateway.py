@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import services
 from services.gateway import Gateway, GatewayEndpoints
+from services.routes import extra_routes
+from services.separator import SeparatorEndpoints, SeparatorService
 from services.service import ConvoyService, TaskEndpoints
+from services.settings import Settings
 from services.tagger import TaggerEndpoints, TaggerService
 
 
@@ -15,13 +18,25 @@ def tasks() -> list[type[TaskEndpoints]]:
 def test_it_inherits_from_every_task_and_has_all_their_routes():
     assert set(tasks()) <= set(GatewayEndpoints.__mro__)
     routes = {method.route for method in Gateway.apis.values()}
-    assert routes >= {"/tag"}
+    assert routes >= {"/tag", "/separate"}
+    calls = {f"/separate/{call}" for call in ("submit", "status", "get", "cancel", "stream")}
+    assert {found.path for found in extra_routes(GatewayEndpoints)} >= calls
 
 
 def test_a_task_can_be_served_alone():
-    assert TaggerService.inner is TaggerEndpoints
-    assert isinstance(TaggerService, ConvoyService)
-    assert {method.route for method in TaggerService.apis.values()} == {"/tag"}
+    for service, endpoints, route in (
+        (TaggerService, TaggerEndpoints, "/tag"),
+        (SeparatorService, SeparatorEndpoints, "/separate"),
+    ):
+        assert service.inner is endpoints
+        assert isinstance(service, ConvoyService)
+        assert {method.route for method in service.apis.values()} == {route}
+
+
+def test_limits_of_routes_come_from_their_tasks():
+    limits = GatewayEndpoints.limits(Settings())
+    assert limits["/separate"] == limits["/separate/submit"] == Settings().audio_limits
+    assert "/tag" not in limits
 
 
 def test_the_description_can_be_made():
@@ -29,3 +44,16 @@ def test_the_description_can_be_made():
     schema = description["components"]["schemas"]["TagRequest"]
     assert schema["required"] == ["texts"]
     assert set(schema["properties"]) == {"texts", "model"}
+
+
+def test_the_description_of_uploads_and_task_calls_is_theirs():
+    description = Gateway.openapi_spec.asdict()
+    body = description["paths"]["/separate"]["post"]["requestBody"]["content"]
+    assert list(body) == ["multipart/form-data"]
+    schema = body["multipart/form-data"]["schema"]
+    assert schema["properties"]["audio"]["format"] == "binary"
+    assert schema["required"] == ["audio"]
+    assert set(description["paths"]["/separate/cancel"]) == {"put"}
+    assert "$ref" in description["paths"]["/separate/submit"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert "SeparateRequest" in description["components"]["schemas"]
+    assert "/separate/stream" not in description["paths"]

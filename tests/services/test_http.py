@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from models.errors import BundleError, ConfigError, InputError, TooLargeError, UnavailableError, UnprocessableError
 from services.batching import BusyError
-from services.http import Front, error_fields, status_of, worst
-from services.settings import Settings
+from services.http import Front, error_fields, request_id, status_of, worst
+from services.settings import Limits, Settings
 
 
 async def echo(request: Request):
@@ -120,6 +120,47 @@ def test_the_body_limit_counts_and_believes_no_header():
     response = call("POST", "/echo", limits, content=chunks())
     assert "content-length" not in response.request.headers
     assert error_of(response, 413)["code"] == "too_large"
+
+
+def test_a_route_may_have_limits_of_its_own():
+    async def main():
+        front = Front(Starlette(routes=ROUTES), Settings(max_body_bytes=10), limits={"/echo": Limits(100, 60.0)})
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(front), base_url="http://test") as client:
+            return [await client.post(path, content=b"x" * size) for path, size in (("/echo", 100), ("/echo", 101), ("/bug", 11))]
+
+    within, over, elsewhere = asyncio.run(main())
+    assert within.text == "100"
+    assert "100 bytes" in error_of(over, 413)["message"]
+    assert "10 bytes" in error_of(elsewhere, 413)["message"]
+
+
+def test_an_error_before_the_body_has_come_reads_on_for_a_while():
+    sent = 0
+
+    async def chunks():
+        nonlocal sent
+        for _ in range(100):
+            sent += 1
+            yield b"x"
+
+    error_of(call("POST", "/nothing", content=chunks()), 404)
+    assert sent == 100
+
+
+def test_websockets_have_a_request_id():
+    async def app(scope, receive, send):
+        seen.append(request_id.get())
+
+    async def main():
+        scope = {"type": "websocket", "path": "/", "headers": [(b"x-request-id", b"abc")]}
+        await Front(app, Settings())(scope, None, None)
+        await Front(app, Settings())({**scope, "headers": []}, None, None)
+
+    seen: list[str] = []
+    asyncio.run(main())
+    assert seen[0] == "abc"
+    assert len(seen[1]) == 32
+    assert request_id.get() == "-"
 
 
 def test_a_body_of_endless_chunks_is_stopped():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from models.errors import InputError
-from services.json_body import JsonRequest, encode, parse_json
+from services.json_body import JsonRequest, checked, encode, parse_json
 from services.tagger import TagRequest
 
 finite_json = st.recursive(
@@ -85,14 +85,14 @@ BAD_FIELDS = [
 @pytest.mark.parametrize(("content", "message"), BAD_FIELDS, ids=range(len(BAD_FIELDS)))
 def test_wrong_fields_are_named_with_what_was_expected_and_what_came(content, message):
     with pytest.raises(InputError) as caught:
-        TagRequest.checked(content)
+        checked(TagRequest, content)
     assert caught.value.message == message
 
 
 @given(finite_json)
 def test_any_json_is_a_request_or_the_clients_mistake(content):
     with contextlib.suppress(InputError):  # and nothing else
-        TagRequest.checked(content)
+        checked(TagRequest, content)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import serving
+from serving import assert_error
 
 
 def post(server, body: bytes, **headers: str) -> httpx.Response:
@@ -24,14 +25,6 @@ def post(server, body: bytes, **headers: str) -> httpx.Response:
 def assert_still_answering(server) -> None:
     answer = server.tag("Ada Lovelace").raise_for_status().json()
     assert [token["text"] for token in answer["results"][0]["tokens"]] == ["Ada", "Lovelace"]
-
-
-def assert_error(response: httpx.Response, status: int, said: str) -> None:
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"code", "message", "request_id"}
-    assert error["request_id"] == response.headers["x-request-id"]
-    assert said in error["message"]
 
 
 def texts(*values: object, **fields: object) -> bytes:
@@ -212,9 +205,10 @@ def test_the_page_the_models_and_the_description(server):
     assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
     assert "<title>Convoy</title>" in page.text
     models = httpx.get(f"{server.url}/models").raise_for_status().json()["models"]
-    assert [model["name"] for model in models] == ["tagger-en", "tagger-zh"]
+    assert [model["name"] for model in models if model["task"] == "tagger"] == ["tagger-en", "tagger-zh"]
+    assert {"separator", "live"} <= {model["name"] for model in models if model["task"] == "separator"}
     description = httpx.get(f"{server.url}/docs.json").raise_for_status().json()
-    assert "/tag" in description["paths"]
+    assert {"/tag", "/separate", "/separate/submit", "/separate/cancel"} <= set(description["paths"])
     assert httpx.get(f"{server.url}/static_content/swagger-ui.css").status_code == 404
 
 

@@ -1,0 +1,153 @@
+"""``POST /separate``, its task calls, and ``WS /separate/stream``: the voices of a recording, each on its own.
+
+What happens behind them is told in `services.separation`, and how a live stream speaks in `services.streams`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import bentoml
+from _bentoml_sdk import IODescriptor
+from pydantic import BaseModel, Field, WithJsonSchema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from models.errors import InputError
+from services.json_body import json_response
+from services.routes import route, websocket
+from services.separation import KINDS, SeparateForm, Separation, Separator
+from services.service import ConvoyService, TaskEndpoints, load_bundles
+from services.settings import Limits, Settings, service_config
+from services.uploads import UploadCall
+
+log = logging.getLogger("convoy.separator")
+
+_BINARY = {"type": "string", "format": "binary"}
+
+
+class RecordingForm(SeparateForm):
+    """The form of ``POST /separate``, for its description."""
+
+    audio: Annotated[
+        bytes, WithJsonSchema(_BINARY), Field(description="The recording: WAV, FLAC, OGG or MP3, whatever it is called.")
+    ]
+
+
+class SeparateRequest(UploadCall):
+    """The body of ``POST /separate``."""
+
+    form: ClassVar[type[BaseModel]] = RecordingForm
+
+
+class Voices(IODescriptor):
+    """The answer: one file of the recording's rate and length with a channel per speaker, or a zip of files."""
+
+    media_type: ClassVar[str | None] = KINDS["wav"]
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return dict(_BINARY)
+
+
+def load_separators(folder: Path) -> dict[str, Separator]:
+    """Every separator bundle below `folder`, by name.
+
+    Raises:
+        BundleError: one is damaged, or two have the same name.
+    """
+    separators = load_bundles(folder, "separator", _load)
+    if not separators:
+        log.warning("no separator bundle in %s: /separate will answer 503", folder)
+    return separators
+
+
+def _load(path: Path) -> Separator:
+    from models.separator.predictor import Separator as BundleSeparator
+
+    return BundleSeparator.load(path)
+
+
+def describe(separator: Separator) -> dict[str, object]:
+    """A bundle's line in ``GET /models``."""
+    spec = separator.spec
+    known = {"sources": list(separator.sources), "sample_rate": separator.sample_rate, "causal": separator.causal}
+    return {"name": spec.name, "task": "separator", **known, "licence": spec.licence, "figures": spec.figures}
+
+
+_TASK_ID = {"name": "task_id", "in": "query", "required": True, "schema": {"type": "string"}}
+_JSON: dict[str, object] = {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
+_ASK: dict[str, object] = {"parameters": [_TASK_ID], "responses": {"200": _JSON}}
+_FILES = {kind: {"schema": _BINARY} for kind in KINDS.values()}
+_FETCH: dict[str, object] = {"parameters": [_TASK_ID], "responses": {"200": {"description": "OK", "content": _FILES}}}
+_BODY = {"content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/SeparateRequest"}}}}
+_SUBMIT: dict[str, object] = {"requestBody": _BODY, "responses": {"202": _JSON}}
+
+
+class SeparatorEndpoints(TaskEndpoints):
+    """The separator's API methods, to be served alone (`SeparatorService`) or with other tasks (the gateway).
+
+    Args:
+        separators: loaded separators by name; by default those of every separator bundle in ``CONVOY_BUNDLES``.
+        settings: limits; by default from the environment.
+    """
+
+    def __init__(
+        self, separators: Mapping[str, Separator] | None = None, settings: Settings | None = None, **others: Any
+    ) -> None:
+        super().__init__(settings=settings, **others)
+        loaded = load_separators(self.settings.bundles) if separators is None else separators
+        self.separation = Separation(loaded, self.settings)
+        self.catalogue.extend(map(describe, loaded.values()))
+
+    @classmethod
+    def limits(cls, settings: Settings) -> dict[str, Limits]:
+        return super().limits(settings) | dict.fromkeys(("/separate", "/separate/submit"), settings.audio_limits)
+
+    @bentoml.api(route="/separate", input_spec=SeparateRequest, output_spec=Voices)
+    async def separate(self, request: Request) -> Response:
+        """The voices of a recording: one file of its rate and length with a channel per speaker, or a zip of files."""
+        return await self.separation.answer(request)
+
+    @route("POST", "/separate/submit", _SUBMIT)
+    async def submit_separation(self, request: Request) -> Response:
+        """As /separate, for work longer than a request: answers at once, with the task's id."""
+        return json_response((await self.separation.submit(request)).describe(), 202)
+
+    @route("GET", "/separate/status", _ASK)
+    async def separation_status(self, request: Request) -> Response:
+        """What became of a task: pending, in_progress, completed, failed or canceled."""
+        return json_response(self.separation.tasks.find(_task_id(request)).describe())
+
+    @route("GET", "/separate/get", _FETCH)
+    async def separation_result(self, request: Request) -> Response:
+        """What a completed task made."""
+        return self.separation.result(_task_id(request))
+
+    @route("PUT", "/separate/cancel", _ASK)
+    async def cancel_separation(self, request: Request) -> Response:
+        """Stop a task that waits or runs."""
+        return json_response(self.separation.tasks.cancel(_task_id(request)).describe())
+
+    @websocket("/separate/stream")
+    async def stream_separation(self, socket: WebSocket) -> None:
+        """Live separation; see `services.streams`."""
+        await self.separation.streams.serve(socket, functools.partial(self.separation.choose, live=True))
+
+    @bentoml.on_shutdown
+    async def close_separation(self) -> None:
+        await self.separation.close()
+
+
+def _task_id(request: Request) -> str:
+    if not (task_id := request.query_params.get("task_id", "")):
+        raise InputError("the parameter is missing", where="task_id", expected="the id that submitting answered")
+    return task_id
+
+
+SeparatorService = bentoml.service(name="separator", service_class=ConvoyService, **service_config())(SeparatorEndpoints)

@@ -1,0 +1,164 @@
+"""Folders for what an upload brings and what is made of it, gone as soon as nobody needs them.
+
+All of a process lie in one folder of its own below ``CONVOY_TEMPORARY``, locked while the process lives: what a killed one left
+behind is found by its free lock, and removed by the next service that starts there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from starlette.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+
+from models.errors import ConfigError, UnavailableError
+
+_PREFIX, _LOCK = "convoy-", "lock"
+_YOUNG = 60  # seconds; a folder may be that new and its lock not taken yet
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """A full or broken disk is our trouble, and one that may pass (503).
+
+    Raises:
+        UnavailableError: in place of an OSError, and of a ConfigError that comes of one (what predictors say of their output).
+    """
+    try:
+        yield
+    except (OSError, ConfigError) as problem:
+        cause = problem.__cause__ if isinstance(problem, ConfigError) else problem
+        if cause is None:
+            raise
+        got = cause.strerror if isinstance(cause, OSError) else cause
+        raise UnavailableError("no room to store the upload or its result", got=got, fix="Try again later.") from problem
+
+
+class Workspace:
+    """A folder that exists until `remove`, and then as long as somebody is still at work in it."""
+
+    def __init__(self, path: Path, janitor: Janitor) -> None:
+        self.path, self._janitor = path, janitor
+        self._lock = threading.Lock()
+        self._users = 0
+        self._unwanted = False
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[Path]:
+        """Keep the folder for the duration of the block, whoever removes it meanwhile; for any thread."""
+        with self._lock:
+            self._users += 1
+        try:
+            yield self.path
+        finally:
+            self._leave(users=-1)
+
+    def remove(self) -> None:
+        """Give the folder up; may be said twice. Does not wait for the disk."""
+        self._leave(unwanted=True)
+
+    def _leave(self, *, users: int = 0, unwanted: bool = False) -> None:
+        with self._lock:
+            self._users += users
+            before, self._unwanted = self._unwanted, self._unwanted or unwanted
+            last = self._unwanted and self._users == 0 and (users or not before)
+        if last:
+            self._janitor.sweep(self.path)
+
+
+class Janitor:
+    """Removes folders in a thread of its own: the event loop does not wait for the disk."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="janitor")
+
+    def sweep(self, path: Path) -> None:
+        try:
+            self._thread.submit(shutil.rmtree, path, ignore_errors=True)
+        except RuntimeError:  # closed
+            shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
+class Workspaces:
+    """Makes workspaces below `place`; nothing is made before the first one is asked for."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._janitor = Janitor()
+        self._root: Path | None = None
+        self._lock: FileLock | None = None
+        remove_orphans(place)
+
+    def new(self) -> Workspace:
+        """An empty folder, readable by this user alone.
+
+        Raises:
+            UnavailableError: there is no room or no right to make one.
+        """
+        with disk_errors():
+            if self._root is None:
+                self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._place))
+                self._lock = FileLock(self._root / _LOCK, thread_local=False)
+                self._lock.acquire(blocking=False)
+            return Workspace(Path(tempfile.mkdtemp(dir=self._root)), self._janitor)
+
+    def close(self) -> None:
+        """Remove everything."""
+        self._janitor.close()
+        if self._lock is not None:
+            self._lock.release()
+        if self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+        self._root = self._lock = None
+
+
+def remove_orphans(place: Path) -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, Timeout):
+            if _ours_and_old(folder) and (folder / _LOCK).is_file():
+                with FileLock(folder / _LOCK, blocking=False):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ours_and_old(folder: Path) -> bool:
+    about = folder.lstat()
+    owner = not hasattr(os, "getuid") or about.st_uid == os.getuid()
+    return stat.S_ISDIR(about.st_mode) and owner and time.time() - about.st_mtime > _YOUNG
+
+
+class FileAnswer(FileResponse):
+    """A file of a workspace as the answer.
+
+    Args:
+        path: the file.
+        name: what the client should call it.
+        kind: its media type.
+        workspace: where it lies, kept until the answer is sent or the client has gone.
+        last: whether the workspace is then removed.
+    """
+
+    def __init__(self, path: Path, *, name: str, kind: str, workspace: Workspace, last: bool) -> None:
+        super().__init__(path, filename=name, media_type=kind)
+        self._workspace, self._last = workspace, last
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._workspace.in_use():
+                await super().__call__(scope, receive, send)
+        finally:
+            if self._last:
+                self._workspace.remove()
