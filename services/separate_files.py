@@ -10,17 +10,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import BinaryIO, Protocol
 
 from tqdm import tqdm
 
 from models.bundle import open_bundle
 from models.errors import ConfigError, ConvoyError
-from models.separator.writing import Written
+from models.separator.writing import Layout, Written
 from services.batch import Source, find_sources, refuse_collisions
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """What is taken from a folder, in either case; a file that is named is read whatever its suffix."""
+
 
 Progress = Callable[[float, float], None]
 
@@ -28,12 +29,11 @@ Progress = Callable[[float, float], None]
 class FileSeparator(Protocol):
     """What is needed of a separator."""
 
-    separate_file: Callable[..., Written]
+    def separate_file(self, source: BinaryIO, target: Path, *, layout: Layout, name: str, progress: Progress) -> Written:
+        """See ``models.separator.Separator.separate_file``."""
 
 
-def separate_files(
-    inputs: Sequence[str], out: Path, separator: FileSeparator, layout: Literal["channels", "files"], ending: str
-) -> int:
+def separate_files(inputs: Sequence[str], out: Path, separator: FileSeparator, layout: Layout, ending: str) -> int:
     """Separate every recording of ``inputs``.
 
     Args:

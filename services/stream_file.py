@@ -67,8 +67,9 @@ class Timed:
         """How far behind, in words."""
         seconds, busy = self.samples / self.sample_rate, sum(self.took)
         slow = statistics.quantiles(self.took, n=20)[-1] if len(self.took) > 1 else busy
+        factor = busy / max(seconds, 1e-9)
         return (
-            f"{seconds:.2f} s of sound in {busy:.2f} s (real-time factor {busy / max(seconds, 1e-9):.3f}). Behind the microphone: "
+            f"{seconds:.2f} s of sound in {busy:.2f} s (real-time factor {factor:.3f}). Behind the microphone: "
             f"{1000 * CHUNK_SECONDS:.0f} ms of a chunk, {1000 * self.stream.delay_seconds:.1f} ms of the network, "
             f"{1000 * slow:.1f} ms of computing (95 % of chunks)"
         )
@@ -80,8 +81,8 @@ def stream_file(source: str, separator: LiveSeparator, out: str | None, rate: in
     Args:
         source: WAV, FLAC, OGG or MP3; or raw 16-bit little-endian samples where ``rate`` is given; - is raw samples on stdin.
         separator: a causal one.
-        out: WAV or FLAC file for the voices, a channel for each; - writes them to stdout as they come, raw 32-bit floats, samples of
-            the voices in turn; None keeps nothing.
+        out: WAV or FLAC file for the voices, a channel for each; - writes them to stdout as they come, raw 32-bit floats,
+            samples of the voices in turn; None keeps nothing.
         rate: of raw samples, in Hz; by default the network's.
         channels: of raw samples.
 
@@ -127,6 +128,5 @@ def _binary(source: str, stack: ExitStack) -> BinaryIO:
 def _raw(stream: BinaryIO, frames: int, channels: int) -> Iterator[NDArray[np.float32]]:
     """Chunks (frames, channels) of raw samples, ±1 being full scale; half a sample at the end is dropped."""
     frame = SAMPLE.itemsize * channels
-    while content := stream.read(max(1, frames) * frame):
-        whole = len(content) // frame * frame
+    while whole := len(content := stream.read(max(1, frames) * frame)) // frame * frame:
         yield np.frombuffer(content[:whole], SAMPLE).reshape(-1, channels).astype(np.float32) / np.float32(2**15)

@@ -312,3 +312,48 @@ def test_tag_reads_stdin_and_writes_lines_of_json(monkeypatch):
     first, second = (json.loads(line) for line in result.stdout.splitlines())
     assert first["tokens"] == [{"text": "A", "start": 0, "end": 1, "label": "X", "confidence": 0.5}]
     assert (second["source"], second["line"], second["text"]) == ("-", 3, "词语")
+
+
+# ── separate and stream ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def separators(monkeypatch, tmp_path):
+    """A separator that loads anything, and a folder of bundles with nothing in it."""
+    import models.separator
+
+    monkeypatch.setattr(convoy, "ROOT", tmp_path)
+    monkeypatch.setattr(models.separator, "Separator", types.SimpleNamespace(load=lambda path: f"loaded {path}"), raising=False)
+
+
+@pytest.mark.parametrize(("failed", "code"), [(0, 0), (2, 1)])
+def test_separate_hands_on_what_it_is_given(separators, monkeypatch, tmp_path, failed, code):
+    import services.separate_files
+
+    calls = []
+    monkeypatch.setattr(services.separate_files, "separate_files", lambda *given: calls.append(given) or failed)
+    arguments = ["separate", "a.wav", "b", "--out", str(tmp_path / "out"), "--bundle", "some/bundle"]
+    assert run(convoy.cli, arguments).exit_code == code
+    assert run(convoy.cli, [*arguments, "--layout", "files", "--format", "flac"]).exit_code == code
+    assert calls == [
+        (("a.wav", "b"), tmp_path / "out", "loaded some/bundle", "channels", ".wav"),
+        (("a.wav", "b"), tmp_path / "out", "loaded some/bundle", "files", ".flac"),
+    ]
+
+
+def test_stream_says_how_far_behind_it_was(separators, monkeypatch):
+    import services.stream_file
+
+    calls = []
+    monkeypatch.setattr(services.stream_file, "stream_file", lambda *given: calls.append(given) or "a little behind")
+    result = run(convoy.cli, ["stream", "-", "--bundle", "some/bundle", "--out", "-", "--rate", "16000", "--channels", "2"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "a little behind\n")
+    assert calls == [("-", "loaded some/bundle", "-", 16000, 2)]
+
+
+@pytest.mark.parametrize("command", [["separate", "a.wav", "--out", "x"], ["stream", "a.wav"]])
+def test_without_a_bundle_separating_says_what_to_do(separators, command):
+    result = run(convoy.cli, command)
+    assert result.exit_code == 2
+    assert "there is no bundle to separate with" in result.stderr
+    assert "--bundle" in result.stderr
