@@ -38,6 +38,7 @@ class WindowNetwork:
         self.together = Runtime(path, differences, parallel=True)
         self.workers = self.together.streams
         self.together.prepare({"mixture": (1, self.window)})
+        self.alone.run({"mixture": np.zeros((1, settings.sample_rate), np.float32)})  # so that the first call need not wait
 
     def __call__(self, samples: Samples) -> Samples:
         level = (samples - samples.mean(dtype=np.float64).astype(np.float32)) * LEVEL

@@ -20,7 +20,8 @@ from models.separator.levels import LEVEL, RunningMean, Samples, mono, share
 from models.separator.resampling import LiveResampler, Same
 from models.separator.settings import SeparatorPreprocessing
 
-SIZES = (128, 16, 4, 1)  # frames of a step that the network is compiled for; any number is a sum of these
+SIZES = (128, 4, 1)  # frames of a step that the network is compiled for, besides those of a usual chunk
+CHUNK_SECONDS = 0.02  # the usual chunk: one step for it costs half of what two do
 
 
 class StepNetwork:
@@ -31,7 +32,8 @@ class StepNetwork:
         self.runtime = Runtime(path, differences)
         self.names = [name for name in self.runtime.inputs if name != "samples"]
         self.shapes = {name: self.runtime.fixed[name] for name in self.names}
-        for frames in SIZES:
+        self.sizes = sorted({*SIZES, max(1, round(CHUNK_SECONDS * settings.sample_rate / self.hop))}, reverse=True)
+        for frames in self.sizes:
             self.runtime.prepare({"samples": (1, frames * self.hop + self.overlap), **self.shapes})
 
     def initial_state(self) -> dict[str, NDArray[Any]]:
@@ -39,7 +41,7 @@ class StepNetwork:
         return {name: np.zeros(shape, np.float32) for name, shape in self.shapes.items()}
 
     def advance(self, samples: Samples, state: dict[str, NDArray[Any]]) -> tuple[Samples, dict[str, NDArray[Any]]]:
-        """Samples (K·hop + L − hop), K from ``SIZES`` → voices (C, K·hop), and the state after them."""
+        """Samples (K·hop + L − hop), K from ``sizes`` → voices (C, K·hop), and the state after them."""
         results = self.runtime.run({"samples": samples[None], **state})
         return results["voices"][0], {name: results[f"new_{name}"] for name in self.names}
 
@@ -130,7 +132,7 @@ class Stream:
         hop, overlap = self.network.hop, self.network.overlap
         parts = [np.zeros((len(self.settings.sources), 0), np.float32)]
         while (frames := (len(self._samples) - overlap) // hop) > 0:
-            size = next(size for size in SIZES if size <= frames)
+            size = next(size for size in self.network.sizes if size <= frames)
             voices, self._state = self.network.advance(self._samples[: size * hop + overlap], self._state)
             self._samples = self._samples[size * hop :]
             parts.append(voices[:, self._skip :])

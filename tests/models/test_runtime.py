@@ -229,3 +229,18 @@ def test_bf16_is_measured_only_where_the_processor_has_it(graph, onnx, monkeypat
 
 def test_the_processor_says_what_it_can():
     assert "FP32" in runtime.capabilities()
+
+
+def test_inputs_of_one_shape_are_told_and_axes_may_be_linear_in_a_length(tmp_path):
+    class Pair(nn.Module):
+        def forward(self, samples, *state):
+            return samples.unfold(1, 3, 2).sum(2) + state[0].sum(), state[1] + 1
+
+    inputs = {"samples": torch.randn(1, 2 * 5 + 1), "a": torch.randn(2, 3), "b": torch.randn(1)}
+    graph = Graph(Pair(), inputs, ["sums", "next"], {"samples": {1: ("frames", 2, 1)}})
+    write_onnx(graph, tmp_path / "pair.onnx")
+    assert compare(graph, tmp_path / "pair.onnx")["f32"] < 1e-5
+    network = Runtime(tmp_path / "pair.onnx")
+    assert network.fixed == {"a": (2, 3), "b": (1,)}
+    arrays = {"samples": np.ones((1, 2 * 9 + 1), np.float32), "a": np.zeros((2, 3), np.float32), "b": np.zeros(1, np.float32)}
+    np.testing.assert_array_equal(network.run(arrays)["sums"], np.full((1, 9), 3))
