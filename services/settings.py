@@ -103,7 +103,8 @@ class Settings:
         """
         given = {field.name: environment.get(_variable(field.name), "") for field in fields(cls)}
         kinds = {field.name: type(field.default) for field in fields(cls)}
-        return cls(**{name: _convert(name, text, kinds[name]) for name, text in given.items() if text})  # type: ignore[arg-type]
+        converted: dict[str, Any] = {name: _convert(name, text, kinds[name]) for name, text in given.items() if text}
+        return cls(**converted)
 
 
 def service_config() -> dict[str, Any]:

@@ -23,6 +23,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -187,7 +188,7 @@ class Streams:
         async for chunk in self._chunks(socket):
             samples = pcm.read(chunk)
             for piece in _slices(samples, form.sample_rate):
-                sent += await self._send_voices(socket, pcm, await self._run(lambda piece=piece: stream.push(piece)))  # type: ignore[misc]
+                sent += await self._send_voices(socket, pcm, await self._run(partial(stream.push, piece)))
         sent += await self._send_voices(socket, pcm, await self._run(stream.flush))
         incomplete = {"dropped_bytes": pcm.rest} if pcm.rest else {}
         await self._send(socket, {"type": "end", "samples": sent, **incomplete})

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside the tests
@@ -63,3 +64,15 @@ def sound_server(tmp_path_factory: pytest.TempPathFactory, place: Path) -> Itera
     with serving.serving("fake_service:Fake", tmp_path_factory.mktemp("server"), environment) as running:
         yield running
     assert list(place.iterdir()) == []
+
+
+@pytest.fixture
+def watched_server(sound_server: object, place: Path) -> Iterator[object]:
+    """That server; after the test the next good request is answered, and no file stays."""
+    yield sound_server
+    recordings, gains = importlib.import_module("recordings"), importlib.import_module("fake_service").GAINS
+    answer = serving.patient(sound_server, recordings.recording()).raise_for_status()
+    values, rate = recordings.read(answer.content)
+    assert (values.shape, rate) == ((8000, 2), 8000)
+    assert np.allclose(values, recordings.samples() @ gains.T, atol=1e-4)
+    serving.assert_no_files(place)

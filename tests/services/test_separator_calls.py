@@ -17,17 +17,12 @@ import serving
 from fake_service import GAINS
 from httpx_ws import WebSocketDisconnect, connect_ws
 from recordings import read, recording, samples
-from serving import assert_error, assert_no_files, patient
+from serving import assert_error
 
 
 @pytest.fixture
-def server(sound_server, place):
-    """The server; after each test the next good request is answered, and no file stays."""
-    yield sound_server
-    values, rate = read(patient(sound_server, recording()).raise_for_status().content)
-    assert (values.shape, rate) == ((8000, 2), 8000)
-    assert np.allclose(values, samples() @ GAINS.T, atol=1e-4)
-    assert_no_files(place)
+def server(watched_server):
+    return watched_server
 
 
 def task(server, call: str, task_id: str | None, method: str = "GET") -> httpx.Response:
