@@ -28,7 +28,7 @@ from models.bundle_spec import BundleSpec, DataSource, NetworkSpec, ParitySpec, 
 from models.errors import ConfigError
 from models.runtime import Precision, Runtime, capabilities
 
-MACHINE_FIGURES = ("words_per_second",)
+MACHINE_FIGURES = ("words_per_second", "real_time_factor")
 
 
 class Card(BaseModel):

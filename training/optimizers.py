@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from models.errors import ConfigError
 
 Optimizer = Literal["adam", "adamw", "sgd", "muon"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "trapezoid"]
+
+FALLING = 0.25  # share of the steps in which a trapezoid goes down
 
 
 def make_optimizer(
@@ -33,12 +35,18 @@ def make_optimizer(
 
 
 def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """Factor on the learning rate: linear warm-up, then constant or half a cosine down to zero."""
+    """Factor on the learning rate: linear warm-up, then constant, half a cosine down to zero, or a trapezoid.
+
+    The trapezoid is constant up to the last quarter of the steps and falls straight to zero there (Hägele et al. 2024,
+    arXiv:2405.18392): a run can go on for as long as it likes and then be told when to end.
+    """
     rising = max(1, int(warmup * steps))
     if step < rising:
         return (step + 1) / rising
     if schedule == "constant":
         return 1.0
+    if schedule == "trapezoid":
+        return min(1.0, max(0, steps - step) / max(1.0, FALLING * steps))
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
 
 

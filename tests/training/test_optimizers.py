@@ -26,7 +26,14 @@ def test_the_rate_stays_where_it_is_wanted_constant():
     assert [rate(step, 100, 0.02, "constant") for step in range(5)] == [0.5, 1, 1, 1, 1]
 
 
-@given(st.integers(1, 50), st.floats(0, 1), st.integers(0, 100), st.sampled_from(["cosine", "constant"]))
+def test_a_trapezoid_stays_up_and_falls_straight_in_the_last_quarter():
+    rates = [rate(step, 100, 0.02, "trapezoid") for step in range(101)]
+    assert rates[:2] == [0.5, 1.0]
+    assert set(rates[2:76]) == {1.0}
+    assert rates[75:] == pytest.approx([step / 25 for step in range(25, -1, -1)])
+
+
+@given(st.integers(1, 50), st.floats(0, 1), st.integers(0, 50), st.sampled_from(["cosine", "constant", "trapezoid"]))
 def test_the_rate_is_a_share(steps, warmup, step, schedule):
     assert 0 <= rate(step, steps, warmup, schedule) <= 1
 

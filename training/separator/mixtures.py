@@ -6,7 +6,8 @@ Two kinds of list, told apart by their header:
   files; shorter ones are followed by silence.
 - ``mixture_path,source_1_path,source_2_path,…`` as LibriMix writes it, with or without other columns: mixed already.
 
-Paths are relative to the folder given beside the list.
+A column ``group``, if there is one, says which figures belong together. Paths are relative to the folder given beside the
+list.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import ConfigError, DataFormatError
+from training.separator.speech import Recordings
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class FixedMixture:
         mixture: file of the mixture; None where the voices are to be added up.
         level: dB of the first voice above the others; None where they are to be added as they are.
         where: file and line, for messages.
+        group: of mixtures that are reported together; empty where the list has none.
     """
 
     sources: tuple[Path, ...]
     mixture: Path | None
     level: float | None
     where: str
+    group: str = ""
 
     def load(self, rate: int) -> tuple[Tensor, Tensor]:
         """(mixture (T), voices (C, T)) at ``rate`` Hz."""
@@ -89,7 +93,8 @@ def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
                 raise DataFormatError("a field is empty", where=f"{where}: {missing[0]}", expected="a file")
             voices = tuple(root / row[name] for name in sources)
             level = None if mixed else _level(row.get("level"), where)
-            mixtures.append(FixedMixture(voices, root / row["mixture_path"] if mixed else None, level, where))
+            mixture = root / row["mixture_path"] if mixed else None
+            mixtures.append(FixedMixture(voices, mixture, level, where, row.get("group") or ""))
     if not mixtures:
         raise DataFormatError("the list is empty", where=path, expected="a mixture a line")
     return mixtures
@@ -117,6 +122,23 @@ def draw_list(speakers: Sequence[tuple[str, Sequence[str]]], count: int, sources
         files = [str(random.choice(speakers[number][1])) for number in chosen]
         rows.append([*files, f"{random.uniform(0, 5):.2f}"])
     return rows
+
+
+def draw_mixtures(folder: str, count: int, sources: int, seed: int) -> list[FixedMixture]:
+    """A list drawn from a folder with one folder of recordings a speaker; see ``draw_list``.
+
+    Raises:
+        ConfigError: fewer speakers than sources.
+        DataFormatError: a file is no audio.
+    """
+    speech = Recordings(folder, rate=1, keep=False, least=sources)
+    paths = [[str(recording.path) for recording in recordings] for recordings in speech.recordings]
+    rows = draw_list(list(zip(speech.speakers, paths, strict=True)), count, sources, seed)
+    names = [" and ".join(str(Path(path).relative_to(folder)) for path in files) for *files, _ in rows]
+    return [
+        FixedMixture(tuple(map(Path, files)), None, float(level), f"{folder}: {name}")
+        for (*files, level), name in zip(rows, names, strict=True)
+    ]
 
 
 def _sources(names: Sequence[str], ending: str, path: str) -> list[str]:

@@ -15,7 +15,9 @@ from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
 from training.optimizers import Optimizer, Schedule, make_optimizer, rate
 from training.separator.data import Batch, SeparatorData
+from training.separator.filterbank import gammatones, synthesis
 from training.separator.losses import permutation_invariant, si_snr, weighted
+from training.start import start_from
 
 SHOWN = 3  # mixtures whose sound and spectrogram go to TensorBoard
 
@@ -29,6 +31,9 @@ class SeparatorModule(lightning.LightningModule):
         limit: dB at which the thresholded losses saturate.
         every_repeat: weight of the mean loss of the voices as they would be if the network ended after each repeat but the
             last (Nachmani et al. 2020, arXiv:2003.01531); 0 for none.
+        start: bundle whose weights the network begins with; None begins anew.
+        gammatone: sample rate, Hz, for which encoder and decoder begin as a gammatone filterbank
+            (``training.separator.filterbank``); None for random filters.
         optimizer: adam, adamw, sgd (with momentum 0.9) or muon.
         learning_rate: at the peak of the schedule.
         weight_decay: of the optimiser.
@@ -43,6 +48,8 @@ class SeparatorModule(lightning.LightningModule):
         loss: dict[str, float] | None = None,
         limit: float = 30.0,
         every_repeat: float = 0.0,
+        start: str | None = None,
+        gammatone: int | None = None,
         optimizer: Optimizer = "adam",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
@@ -58,6 +65,12 @@ class SeparatorModule(lightning.LightningModule):
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.warmup, self.schedule = warmup, schedule
         self.network = ConvTasNet(network)
+        if start:
+            start_from(self.network, start)
+        elif gammatone:
+            filters = gammatones(network.filters, network.length, gammatone)
+            self.network.encoder.data.copy_(filters)
+            self.network.decoder.data.copy_(synthesis(filters, network.step))
         run = self.network.each_repeat if every_repeat else self._last
         self.run = torch.compile(run, dynamic=False) if compile else run
         self.sums: dict[str, Tensor] = {}

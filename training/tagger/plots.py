@@ -1,25 +1,22 @@
-"""Plots of an evaluation. matplotlib is loaded when one is drawn, and no display is needed."""
+"""Plots of a tagger's evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.plots import figure, save
 from training.tagger.metrics import Calibration
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def confusion_plot(labels: Sequence[str], counts: NDArray[np.int64], path: Path) -> Path:
     """Draw which gold label (row) was predicted as which (column), as shares of the row; writes a PNG."""
     size = max(4.0, 0.32 * len(labels) + 2)
-    figure = _figure(size + 1, size)
-    axes = figure.add_subplot()
+    drawn = figure(size + 1, size)
+    axes = drawn.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90)
@@ -30,14 +27,14 @@ def confusion_plot(labels: Sequence[str], counts: NDArray[np.int64], path: Path)
         for row, column in np.argwhere(shares >= 0.005):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=color)
-    figure.colorbar(image, label="share of the gold label", shrink=0.8)
-    return _save(figure, path)
+    drawn.colorbar(image, label="share of the gold label", shrink=0.8)
+    return save(drawn, path)
 
 
 def reliability_plot(calibration: Calibration, path: Path) -> Path:
     """Draw accuracy against confidence, bin by bin, above how many tokens fall into each; writes a PNG."""
-    figure = _figure(5, 6)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    drawn = figure(5, 6)
+    upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     filled = calibration.counts > 0
     widths, lefts = np.diff(calibration.edges), calibration.edges[:-1]
     upper.bar(lefts[filled], calibration.accuracy[filled], widths[filled], align="edge", edgecolor="white", label="accuracy")
@@ -53,16 +50,4 @@ def reliability_plot(calibration: Calibration, path: Path) -> Path:
     lower.set_ylim(bottom=0)
     lower.set_xlabel("confidence")
     lower.set_ylabel("tokens")
-    return _save(figure, path)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    return save(drawn, path)

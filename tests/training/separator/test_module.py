@@ -5,12 +5,14 @@ import csv
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from models.separator.network import ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
+from tests.tiny import tiny_separator_bundle, tiny_separator_network
 from tests.training.separator.speakers import write_speakers
 from training.separator.data import Batch, MixtureList, SeparatorData, Stage
+from training.separator.filterbank import gammatones, synthesis
 from training.separator.losses import si_snr
 from training.separator.module import SeparatorModule, spectrogram
 from training.separator.speech import Mixing
@@ -38,13 +40,13 @@ def data(tmp_path):
     return make
 
 
-def fit(data, module, folder, epochs, checkpoint=None):
+def fit(data, module, folder, epochs, checkpoint=None, average=None):
     keep = ModelCheckpoint(folder, "last", enable_version_counter=False)
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
-        callbacks=[keep],
+        callbacks=[keep, *([average] if average else [])],
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -75,6 +77,31 @@ def test_training_separates_better_than_nothing_and_comes_back_from_its_checkpoi
     mixture = torch.randn(1, 500)
     with torch.no_grad():
         assert torch.equal(again(mixture), module.eval()(mixture))
+
+
+def test_filters_begin_as_gammatones_or_everything_as_a_bundle(tmp_path):
+    module = SeparatorModule(ConvTasNetSettings(**SMALL), gammatone=8000)
+    assert torch.equal(module.network.encoder, gammatones(32, 40, 8000))
+    assert torch.equal(module.network.decoder, synthesis(module.network.encoder.detach(), 20))
+    trained = tiny_separator_network(causal=False)
+    started = SeparatorModule(trained.settings, gammatone=8000, start=str(tiny_separator_bundle(tmp_path)))
+    assert torch.equal(started.network.encoder, trained.encoder.half().float())
+
+
+def test_what_is_validated_and_kept_is_the_average_of_the_weights(data, tmp_path):
+    torch.manual_seed(0)
+    module = SeparatorModule(ConvTasNetSettings(**SMALL), learning_rate=1e-2, schedule="constant")
+    trainer, path = fit(data(), module, tmp_path / "run", 1, average=EMAWeightAveraging(decay=0.9))
+    saved = torch.load(path, weights_only=True)
+    kept = SeparatorModule.from_checkpoint(saved)
+    current = saved["current_model_state"]
+    assert any(not torch.equal(current[name], value) for name, value in saved["state_dict"].items())
+    kept.sums.clear()
+    with torch.no_grad():
+        for batch in data().val_dataloader():
+            kept._judge("validation", batch)
+    total, count = kept.sums["validation"].tolist()
+    assert trainer.callback_metrics["validation/si_snri"] == pytest.approx(total / count, abs=1e-4)
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(data, tmp_path):
