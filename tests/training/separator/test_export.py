@@ -21,7 +21,8 @@ from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
 from tests.tiny import tiny_separator_bundle, tiny_separator_network
 from training.export import compare, write_onnx
-from training.separator.export import export, graph, settings_of, step_graph
+from training.separator.export import export, settings_of
+from training.separator.graphs import Convolutions, graph, step_graph
 
 SMALL = {"filters": 16, "length": 16, "bottleneck": 8, "skip": 8, "hidden": 12, "blocks": 2, "repeats": 1}
 TRANSFORMER = DualPathSettings(width=8, heads=2, feedforward=8, intra=1, inter=1, repeats=1, chunk=10)
@@ -98,12 +99,33 @@ def test_digital_silence_is_silence_and_not_nan(prepared):
     assert not runtime.run({"mixture": np.zeros((1, 500), np.float32)})["voices"].any()
 
 
+@settings(max_examples=30)
+@given(
+    st.integers(1, 600),
+    st.sampled_from(["sigmoid", "relu", "softmax"]),
+    st.sampled_from([1, 3, 5]),
+    st.sampled_from([(0, False), (0, True), (8, False), (8, True)]),
+    st.sampled_from(["linear", "relu"]),
+    st.booleans(),
+)
+def test_the_exported_form_is_the_network(samples, mask, kernel, skip, encoder, pad):
+    torch.manual_seed(samples)
+    arguments = {**SMALL, "hop": 4, "mask": mask, "kernel": kernel, "skip": skip[0], "last_residual": skip[1]}
+    network = ConvTasNet(ConvTasNetSettings(**arguments, encoder=encoder, pad=pad, sources=3, mixture_consistency=pad)).eval()
+    mixture = torch.randn(1, samples)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        torch.testing.assert_close(Convolutions(network)(mixture), network(mixture), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"transformer": TRANSFORMER, "mixture_consistency": True},
         {"pad": False, "skip": 0, "mask": "softmax", "sources": 3, "encoder": "relu"},
         {"hop": 4, "norm": "cLN", "kernel": 5},
+        {"hop": 4, "kernel": 5, "mask": "relu", "mixture_consistency": True},
     ],
 )
 def test_other_networks_are_exported_too(tmp_path, changes):
