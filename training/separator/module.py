@@ -15,6 +15,7 @@ from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
 from training.optimizers import Optimizer, Schedule, make_optimizer, rate
 from training.separator.data import Batch, SeparatorData
+from training.separator.export import OVERLAP_SECONDS, WINDOW_SECONDS
 from training.separator.filterbank import gammatones, synthesis
 from training.separator.losses import permutation_invariant, si_snr, weighted
 from training.start import start_from
@@ -40,6 +41,8 @@ class SeparatorModule(lightning.LightningModule):
         warmup: share of the steps in which the rate rises from zero.
         schedule: cosine down to zero, or constant, after the warm-up.
         compile: let torch compile the network, which takes a minute first and halves a step's time.
+        window_seconds: for the exported bundle: longer recordings come apart in windows of so much (not where causal).
+        overlap_seconds: of two windows, by which their voices are matched.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class SeparatorModule(lightning.LightningModule):
         warmup: float = 0.02,
         schedule: Schedule = "cosine",
         compile: bool = False,
+        window_seconds: float = WINDOW_SECONDS,
+        overlap_seconds: float = OVERLAP_SECONDS,
     ) -> None:
         super().__init__()
         self.settings = network
@@ -73,6 +78,7 @@ class SeparatorModule(lightning.LightningModule):
             self.network.decoder.data.copy_(synthesis(filters, network.step))
         run = self.network.each_repeat if every_repeat else self._last
         self.run = torch.compile(run, dynamic=False) if compile else run
+        self.windows = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
         self.sums: dict[str, Tensor] = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -81,6 +87,7 @@ class SeparatorModule(lightning.LightningModule):
         checkpoint["separator"] = {
             "settings": asdict(self.settings),
             "sample_rate": data.sample_rate if isinstance(data, SeparatorData) else None,
+            **self.windows,
         }
 
     @classmethod
