@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from models.tagger.vectors import VectorTable
-from tests.training.separator.speakers import write_speakers
+from tests.training.separator.speakers import write_mixtures, write_speakers
 
 LIGHTNING = "lightning.pytorch"
 ENGLISH = {
@@ -79,6 +79,8 @@ def write_data(folder: Path) -> None:
         (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     write_speakers(folder / "data/speech/train", 4, files=1)
     write_speakers(folder / "data/speech/dev", 2, files=1)
+    for part in ("tr", "cv"):
+        write_mixtures(folder / "data/wsj0-2mix/2speakers/wav8k/min" / part)
     random = np.random.default_rng(0)
     characters = sorted(set("".join(CHINESE)))
     tables = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.errors import ConfigError
-from training.separator.mixtures import FixedMixture, read_list
+from training.separator.mixtures import FixedMixture, FixedMixtures, read_list
 from training.separator.speech import DynamicMixtures, Mixing, Recordings
 
 
@@ -28,9 +28,9 @@ class MixtureList:
     """Fixed mixtures.
 
     Attributes:
-        path: CSV, see ``training.separator.mixtures``.
-        folder: what its paths are relative to; by default the folder that holds it.
-        seconds: of each mixture only so much is used; None for all.
+        path: CSV or folder, see ``training.separator.mixtures``.
+        folder: what a CSV's paths are relative to; by default the folder that holds it.
+        seconds: of each mixture only so much is used to judge; None for all.
         count: only the first so many; None for all.
     """
 
@@ -61,7 +61,7 @@ Place = tuple[int, int]  # epoch, number of the batch
 class _Drawn(Dataset[Batch]):
     """Batches by their place."""
 
-    def __init__(self, mixtures: DynamicMixtures, stages: Sequence[Stage]) -> None:
+    def __init__(self, mixtures: DynamicMixtures | FixedMixtures, stages: Sequence[Stage]) -> None:
         self.mixtures, self.stages = mixtures, stages
 
     def __getitem__(self, place: Place) -> Batch:
@@ -108,7 +108,8 @@ class SeparatorData(lightning.LightningDataModule):
     """Speech for ``SeparatorModule``.
 
     Args:
-        train: folder with one folder of recordings a speaker.
+        train: folder with one folder of recordings a speaker, of which mixtures are made on the fly; or fixed mixtures: a list or
+            a folder of them, see ``training.separator.mixtures``.
         validation: list of fixed mixtures.
         test: list of fixed mixtures; by default that of the validation.
         sample_rate: Hz; files of other rates are resampled.
@@ -122,7 +123,7 @@ class SeparatorData(lightning.LightningDataModule):
 
     def __init__(
         self,
-        train: str,
+        train: str | MixtureList,
         validation: MixtureList,
         test: MixtureList | None = None,
         sample_rate: int = 8000,
@@ -145,9 +146,7 @@ class SeparatorData(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage in (None, "fit") and self.drawn is None:
-            speech = Recordings(self.train, self.sample_rate, self.keep, least=self.mixing.speakers)
-            noise = Recordings(self.mixing.noise, self.sample_rate, self.keep) if self.mixing.noise else None
-            self.drawn = _Drawn(DynamicMixtures(speech, noise, self.mixing, self.seed), self.stages)
+            self.drawn = _Drawn(self._mixtures(), self.stages)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
@@ -179,6 +178,14 @@ class SeparatorData(lightning.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return Batch(batch.mixture.to(device, non_blocking=True), batch.voices.to(device, non_blocking=True))
+
+    def _mixtures(self) -> DynamicMixtures | FixedMixtures:
+        if isinstance(self.train, MixtureList):
+            mixtures = read_list(self.train.path, self.train.folder)[: self.train.count]
+            return FixedMixtures(mixtures, self.sample_rate, self.seed)
+        speech = Recordings(self.train, self.sample_rate, self.keep, least=self.mixing.speakers)
+        noise = Recordings(self.mixing.noise, self.sample_rate, self.keep) if self.mixing.noise else None
+        return DynamicMixtures(speech, noise, self.mixing, self.seed)
 
     def _fixed(self, settings: MixtureList) -> DataLoader[Batch]:
         mixtures = read_list(settings.path, settings.folder)[: settings.count]

@@ -22,7 +22,7 @@ from models.errors import ConfigError, DataFormatError
 from models.separator.predictor import Separator
 from training.plots import figure, save
 from training.separator.losses import permutation_invariant, si_snr
-from training.separator.mixtures import FixedMixture, draw_mixtures, read_list
+from training.separator.mixtures import FixedMixture, draw_mixtures, is_layout, read_list
 
 Floats = NDArray[np.float64]
 
@@ -70,8 +70,8 @@ def evaluate(
 
     Args:
         bundle: what Separator.load takes.
-        data: CSV list, see ``training.separator.mixtures``; or a folder with one folder of recordings a speaker, from which
-            mixtures of whole files are drawn, 0 to 5 dB apart.
+        data: list or folder of mixtures, see ``training.separator.mixtures``; or a folder with one folder of recordings a
+            speaker, from which mixtures of whole files are drawn, 0 to 5 dB apart.
         folder: what its paths are relative to; by default the folder that holds it.
         sample_rate: Hz, at which mixtures are made and judged; by default the network's.
         measures: which of si_snr, sdr (BSS Eval, 512-tap filters), stoi and pesq (at 8 kHz narrow band, at 16 kHz wide band).
@@ -87,7 +87,7 @@ def evaluate(
         DataFormatError: a list or a file is wrong.
     """
     separator = Separator.load(bundle)
-    if Path(data).is_dir():
+    if Path(data).is_dir() and not is_layout(Path(data)):
         mixtures = draw_mixtures(str(data), DRAWN if count is None else count, len(separator.sources), seed)
     else:
         mixtures = read_list(str(data), folder)[:count]

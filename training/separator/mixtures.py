@@ -1,10 +1,13 @@
-"""Fixed mixtures: lists of files in CSV, to validate and to evaluate on.
+"""Fixed mixtures, to validate and evaluate on or to train with: lists of files in CSV, or folders of them.
 
-Two kinds of list, told apart by their header:
+Two kinds of CSV list, told apart by their header:
 
 - ``source_1,source_2,…,level``: voices to be mixed; the first is ``level`` dB louder (RMS) than each of the others. Whole
   files; shorter ones are followed by silence.
 - ``mixture_path,source_1_path,source_2_path,…`` as LibriMix writes it, with or without other columns: mixed already.
+
+And folders as WSJ0-2mix and LibriMix have them: ``mix`` (or ``mix_clean``, ``mix_both``) and ``s1``, ``s2`` … in one folder, with
+files of the same names.
 
 A column ``group``, if there is one, says which figures belong together. Paths are relative to the folder given beside the
 list.
@@ -13,9 +16,11 @@ list.
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import soundfile
@@ -25,7 +30,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import ConfigError, DataFormatError
-from training.separator.speech import Recordings
+from training.separator.speech import SUFFIXES, Recordings
+
+MIXED = ("mix_clean", "mix", "mix_both")  # LibriMix without noise, WSJ0-2mix, LibriMix with noise
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,16 @@ def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
     """The mixtures of a list.
 
     Args:
-        path: CSV.
-        folder: what its paths are relative to; by default the folder that holds it.
+        path: CSV, or a folder with ``mix``, ``s1``, ``s2`` …
+        folder: what the paths of a CSV are relative to; by default the folder that holds it.
 
     Raises:
         ConfigError: no such list.
         DataFormatError: columns are missing, or a field is wrong; says file, line and field.
     """
     file = Path(path)
+    if is_layout(file):
+        return _read_layout(file)
     if not file.is_file():
         raise ConfigError("no such list of mixtures", where=path)
     root = Path(folder) if folder else file.parent
@@ -98,6 +107,49 @@ def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
     if not mixtures:
         raise DataFormatError("the list is empty", where=path, expected="a mixture a line")
     return mixtures
+
+
+def is_layout(folder: Path) -> bool:
+    """Whether a folder holds mixtures and voices as WSJ0-2mix and LibriMix do."""
+    return _mixed(folder) is not None and (folder / "s1").is_dir()
+
+
+def _mixed(folder: Path) -> Path | None:
+    return next((folder / name for name in MIXED if (folder / name).is_dir()), None)
+
+
+def _read_layout(folder: Path) -> list[FixedMixture]:
+    mixed = cast(Path, _mixed(folder))
+    sources = [folder / f"s{number}" for number in itertools.takewhile(lambda n: (folder / f"s{n}").is_dir(), itertools.count(1))]
+    mixtures = []
+    for path in sorted(file for file in mixed.iterdir() if file.suffix.lower() in SUFFIXES):
+        voices = tuple(source / path.name for source in sources)
+        if missing := [str(voice) for voice in voices if not voice.is_file()]:
+            raise DataFormatError("a voice is missing", where=str(path), expected=missing[0])
+        mixtures.append(FixedMixture(voices, path, None, str(path)))
+    if not mixtures:
+        raise DataFormatError("the folder is empty", where=str(mixed), expected=", ".join(SUFFIXES))
+    return mixtures
+
+
+class FixedMixtures:
+    """Segments of fixed mixtures to train with: ``draw(epoch, index, seconds)`` → (mixture (T), voices (C, T)).
+
+    Which mixture and which segment of it depends on (seed, epoch, index) alone. Shorter mixtures are followed by silence.
+    """
+
+    def __init__(self, mixtures: Sequence[FixedMixture], rate: int, seed: int) -> None:
+        self.mixtures, self.rate, self.seed = mixtures, rate, seed
+
+    def draw(self, epoch: int, index: int, seconds: float) -> tuple[Tensor, Tensor]:
+        """The segment of this place in this epoch."""
+        random = np.random.default_rng((self.seed, epoch, index))
+        mixture, voices = self.mixtures[int(random.integers(len(self.mixtures)))].load(self.rate)
+        length = round(seconds * self.rate)
+        start = int(random.integers(max(1, mixture.shape[0] - length + 1)))
+        missing = max(0, length - mixture.shape[0])
+        whole = torch.nn.functional.pad(torch.cat([mixture[None], voices]), (0, missing))[:, start : start + length]
+        return whole[0], whole[1:]
 
 
 def draw_list(speakers: Sequence[tuple[str, Sequence[str]]], count: int, sources: int, seed: int) -> list[list[str]]:

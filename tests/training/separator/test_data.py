@@ -161,3 +161,44 @@ def test_batches_follow_the_stages_and_are_dealt_out(folder, tmp_path):
     assert batch.mixture.shape == (1, 2400)
     with pytest.raises(ConfigError, match="epoch 0"):
         SeparatorData(str(folder), MixtureList(listed), stages=[Stage(1, 1.0, 1)])
+
+
+@pytest.mark.parametrize("mixed", ["mix", "mix_clean", "mix_both"])
+def test_folders_as_wsj0_2mix_and_librimix_have_them(folder, tmp_path, mixed):
+    rng = np.random.default_rng(0)
+    voices = {name: rng.uniform(-0.2, 0.2, (3, 4000)).astype(np.float32) for name in "ab"}
+    for name, (first, second, third) in voices.items():
+        for part, samples in ((mixed, first + second + third), ("s1", first), ("s2", second), ("s3", third), ("noise", first)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            soundfile.write(tmp_path / part / f"{name}.wav", samples, 8000, subtype="FLOAT")
+    first, second = read_list(str(tmp_path))
+    mixture, loaded = second.load(8000)
+    assert np.array_equal(loaded.numpy(), voices["b"])
+    assert np.allclose(mixture, voices["b"].sum(0), atol=1e-6)
+    assert first.where == str(tmp_path / mixed / "a.wav")
+    (tmp_path / "s2" / "b.wav").unlink()
+    with pytest.raises(DataFormatError, match=r"voice is missing.*s2/b\.wav|b\.wav.*missing"):
+        read_list(str(tmp_path))
+
+
+def test_training_may_draw_segments_of_fixed_mixtures(folder, tmp_path):
+    (tmp_path / "list.csv").write_text("source_1,source_2,level\nspeaker_0/0.flac,speaker_1/0.flac,3\n", encoding="utf-8")
+    listed = MixtureList(str(tmp_path / "list.csv"), str(folder))
+    data = SeparatorData(listed, listed, stages=[Stage(0, 0.5, 3)], batches=4, seed=5)
+    data.setup("fit")
+    whole_mixture, whole_voices = read_list(listed.path, listed.folder)[0].load(8000)
+    batches = [data.drawn[0, number] for number in range(4)]
+    starts = set()
+    for batch in batches:
+        assert batch.mixture.shape == (3, 4000)
+        assert torch.allclose(batch.mixture, batch.voices.sum(1))
+        for mixture, voices in zip(batch.mixture, batch.voices, strict=True):
+            [start] = (start for start in range(8001) if torch.equal(whole_mixture[start : start + 4000], mixture))
+            assert torch.equal(whole_voices[:, start : start + 4000], voices)
+            starts.add(start)
+    assert len(starts) > 8
+    assert torch.equal(data.drawn[0, 2].mixture, batches[2].mixture)
+    assert not torch.equal(data.drawn[1, 2].mixture, batches[2].mixture)
+    long, _ = data.drawn.mixtures.draw(0, 0, 2.0)  # the recordings have a second and a half
+    assert long.shape == (16_000,)
+    assert not long[12_000:].any()
