@@ -70,9 +70,8 @@ def serve(port: int, host: str, bundles: Path, workers: int | None, reload: bool
         environment["CONVOY_WORKERS"] = str(workers)
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
-    click.echo(
-        f"Convoy is at http://{f'[{shown}]' if ':' in shown else shown}:{port} (page, POST /tag, POST /separate); Ctrl+C stops it."
-    )
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+    click.echo(f"Convoy is at {address} (page, POST /tag, POST /separate); Ctrl+C stops it.")
     sys.stdout.flush()
     os.chdir(ROOT)  # BentoML looks for the service in the working directory
     os.execve(sys.executable, [*command, "--reload"] if reload else command, environment)

@@ -4,8 +4,8 @@
 
 From file to file, `separator-2speakers` takes recordings of 60 s and of an hour apart, each in a process of its own: peak memory
 above that of the process with its bundle loaded, and seconds for each second of sound. As a stream, `separator-2speakers-causal`
-takes an hour in chunks of 20 ms on one core: its real-time factor, and the time of a chunk in the first and in the last minutes. The
-recording is that of services/page/samples, again and again. Prints JSON.
+takes an hour in chunks of 20 ms on one core: its real-time factor, and the time of a chunk in the first and in the last
+minutes. The recording is that of services/page/samples, again and again. Prints JSON.
 """
 
 from __future__ import annotations
