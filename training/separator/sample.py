@@ -1,6 +1,6 @@
 """The recording of two speakers that the README and the page offer, and its voices, made of public prompts:
 
-convoy fetch voices-en voices-it
+convoy fetch voices-it voices-ru
 python -m training.separator.sample data services/page/samples
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.errors import DataFormatError
 
-VOICES = ("voices-en/demo-congrats.wav", "voices-it/demo-congrats.wav")  # Allison Smith, Carlo Flora
+VOICES = ("voices-it/demo-congrats.wav", "voices-ru/demo-congrats.wav")  # Carlo Flora, a woman of ivrvoice.ru
 RATE = 8000
 SECONDS = 10.0
 LEVELS = (-24.0, -26.0)  # RMS, dB of full scale
@@ -53,7 +53,7 @@ def _read(path: Path, seconds: float) -> NDArray[np.float64]:
     try:
         samples, rate = soundfile.read(str(path), frames=round(seconds * RATE))
     except (OSError, soundfile.LibsndfileError) as error:
-        raise DataFormatError("cannot be read", where=str(path), got=error, fix="convoy fetch voices-en voices-it") from error
+        raise DataFormatError("cannot be read", where=str(path), got=error, fix="convoy fetch voices-it voices-ru") from error
     if rate != RATE or samples.shape != (round(seconds * RATE),):
         got = f"{samples.shape} at {rate} Hz"
         raise DataFormatError("not such a recording", where=str(path), expected=f"{seconds} s, mono, {RATE} Hz", got=got)
