@@ -20,6 +20,7 @@ Activation = Literal["none", "relu", "leaky_relu", "gelu", "silu", "tanh", "sigm
 Initialisation = Literal["he", "xavier", "normal", "uniform"]
 Norm = Literal["none", "batch", "instance", "layer"]
 Pooling = Literal["max", "mean"]
+Statistics = Literal["running", "current"]
 
 _GAINS = {"leaky_relu": "leaky_relu", "tanh": "tanh", "sigmoid": "sigmoid", "none": "linear", "glu": "linear"}
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -46,6 +47,8 @@ class Convolution:
         initial_scale: standard deviation of the two random initialisations.
         norm: between convolution and activation; ``layer`` normalises over channels at each position, so it does not
             see the padding.
+        norm_scale: whether the norm learns a scale and a shift for each channel.
+        statistics: of batch norm at test time: those gathered in training, or those of the current input.
     """
 
     channels: int
@@ -59,12 +62,15 @@ class Convolution:
     initialisation: Initialisation = "he"
     initial_scale: float = 0.05
     norm: Norm = "none"
+    norm_scale: bool = True
+    statistics: Statistics = "running"
 
     def __post_init__(self) -> None:
         for name in ("channels", "kernel", "stride", "dilation", "groups"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of a convolution is too small", expected="at least 1", got=getattr(self, name))
-        for name, allowed in (("activation", Activation), ("initialisation", Initialisation), ("norm", Norm)):
+        choices = {"activation": Activation, "initialisation": Initialisation, "norm": Norm, "statistics": Statistics}
+        for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(
                     f"unknown {name} of a convolution", expected=", ".join(get_args(allowed)), got=getattr(self, name)
@@ -123,7 +129,7 @@ class ConvBlock(nn.Module):
             groups=settings.groups,
             bias=settings.bias,
         )
-        self.norm = _norm(settings.norm, width, dimensions)
+        self.norm = _norm(settings, width, dimensions)
         initialise(self.convolution, settings.initialisation, settings.activation, settings.initial_scale)
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, in_channels, *space) → (batch, channels, *space′)
@@ -151,9 +157,9 @@ def _is_plain(settings: Convolution) -> bool:
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of each position: (batch, channels, *space)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, scale: bool = True) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, elementwise_affine=scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.norm(x.movedim(1, -1)).movedim(-1, 1))
@@ -218,14 +224,15 @@ def pool(x: Tensor, mask: Tensor, kind: Pooling) -> Tensor:
     return (x * inside).sum(dim=-1) / inside.sum(dim=-1).clamp(min=1)
 
 
-def _norm(kind: Norm, channels: int, dimensions: int) -> nn.Module:
-    match kind:
+def _norm(settings: Convolution, channels: int, dimensions: int) -> nn.Module:
+    scale = settings.norm_scale
+    match settings.norm:
         case "none":
             return nn.Identity()
         case "batch":
-            return _BATCH_NORMS[dimensions](channels)
+            return _BATCH_NORMS[dimensions](channels, affine=scale, track_running_stats=settings.statistics == "running")
         case "instance":
-            return _INSTANCE_NORMS[dimensions](channels, affine=True)
+            return _INSTANCE_NORMS[dimensions](channels, affine=scale)
         case "layer":
-            return ChannelNorm(channels)
-    assert_never(kind)
+            return ChannelNorm(channels, scale)
+    assert_never(settings.norm)
