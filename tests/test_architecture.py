@@ -26,6 +26,7 @@ TORCH_BELONGS = {
     "models.separator.network",
     "models.separator.state_dicts",
     "models.separator.transformer",
+    "models.segmenter.network",
 }
 FORBIDDEN = {"models": {"training", "services", "convoy"}, "services": {"training", "convoy"}, "training": {"services", "convoy"}}
 TORCH = {"torch", "torchaudio", "lightning", "pytorch_lightning", "torchmetrics"}

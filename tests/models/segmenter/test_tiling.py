@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import ConfigError
+from models.segmenter.tiling import Axis, score_strips
+
+SIZES = st.tuples(*[st.integers(1, 13)] * 3)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0, 0.95))
+def test_weights_sum_to_one_everywhere_and_windows_lie_inside(size, window, overlap):
+    axis = Axis(size, min(size, window), overlap)
+    total = np.zeros(size)
+    for start, weights in zip(axis.starts, axis.weights, strict=True):
+        assert weights.min() > 0
+        total[start : start + axis.window] += weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    assert sum(axis.finals) == size
+
+
+def drawn_axes(sizes, windows, overlap):
+    return [Axis(size, min(size, window), overlap) for size, window in zip(sizes, windows, strict=True)]
+
+
+def read_from(volume, axes):
+    def read(place):
+        return volume[:, *(slice(start, start + axis.window) for start, axis in zip(place, axes, strict=True))]
+
+    return read
+
+
+def assembled(strips, shape):
+    whole, times = np.zeros(shape, np.float32), np.zeros(shape[1:], int)
+    for z, y, scores in strips:
+        place = slice(z, z + scores.shape[1]), slice(y, y + scores.shape[2])
+        whole[:, *place] = scores
+        times[place] += 1
+    assert (times == 1).all()
+    return whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, SIZES, st.sampled_from([0.0, 0.25, 0.5, 0.8]), st.integers(1, 3), st.integers(0, 99))
+def test_strips_are_the_weighted_mean_of_all_windows(sizes, windows, overlap, workers, seed):
+    """Against the plain way: all windows into one map, divided by the map of their Gaussian weights."""
+    axes = drawn_axes(sizes, windows, overlap)
+    volume = np.random.default_rng(seed).standard_normal((1, *sizes)).astype(np.float32)
+    mask = np.random.default_rng(seed + 1).standard_normal((2, *(axis.window for axis in axes))).astype(np.float32)
+
+    def network(window):  # depends on where in its window a voxel lies, as near borders real ones do
+        return mask * window + window.mean()
+
+    bells = [np.exp(-0.5 * ((np.arange(a.window) - (a.window - 1) / 2) / (a.window / 8)) ** 2) for a in axes]
+    bell = bells[0][:, None, None] * bells[1][:, None] * bells[2]
+    total, weight = np.zeros((2, *sizes)), np.zeros(sizes)
+    for z in axes[0].starts:
+        for y in axes[1].starts:
+            for x in axes[2].starts:
+                place = tuple(slice(start, start + axis.window) for start, axis in zip((z, y, x), axes, strict=True))
+                total[:, *place] += bell * network(volume[:, *place])
+                weight[place] += bell
+    got = assembled(score_strips(read_from(volume, axes), network, axes, 2, workers), (2, *sizes))
+    np.testing.assert_allclose(got, total / weight, atol=2e-5)
+
+
+@given(SIZES, SIZES, st.floats(0, 0.9))
+def test_a_constant_stays_constant_up_to_the_border(sizes, windows, overlap):
+    axes = drawn_axes(sizes, windows, overlap)
+    volume = np.full((1, *sizes), 3.0, np.float32)
+    got = assembled(score_strips(read_from(volume, axes), lambda window: window, axes, 1), (1, *sizes))
+    np.testing.assert_allclose(got, 3.0, rtol=1e-6)
+
+
+def test_an_error_of_the_network_is_the_callers():
+    axes = drawn_axes((6, 6, 6), (4, 4, 4), 0.5)
+
+    def network(window):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        next(score_strips(read_from(np.zeros((1, 6, 6, 6), np.float32), axes), network, axes, 1, 2))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((4, 5, 0.5), "1 to 4"), ((4, 0, 0.5), "window"), ((4, 2, 1.0), "overlap")])
+def test_windows_that_do_not_lie(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Axis(*arguments)
