@@ -14,8 +14,6 @@ from models.errors import ConfigError
 Optimizer = Literal["adam", "adamw", "sgd", "muon"]
 Schedule = Literal["cosine", "constant", "trapezoid"]
 
-FALLING = 0.25  # share of the steps in which a trapezoid goes down
-
 
 def make_optimizer(
     kind: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
@@ -34,10 +32,10 @@ def make_optimizer(
     raise ConfigError("unknown optimiser", where="optimizer", expected="adam, adamw, sgd or muon", got=kind)
 
 
-def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
+def rate(step: int, steps: int, warmup: float, schedule: str, falling: float = 0.25) -> float:
     """Factor on the learning rate: linear warm-up, then constant, half a cosine down to zero, or a trapezoid.
 
-    The trapezoid is constant up to the last quarter of the steps and falls straight to zero there (Hägele et al. 2024,
+    The trapezoid is constant up to the last steps, a share of ``falling``, and falls straight to zero there (Hägele et al. 2024,
     arXiv:2405.18392): a run can go on for as long as it likes and then be told when to end.
     """
     rising = max(1, int(warmup * steps))
@@ -46,7 +44,7 @@ def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
     if schedule == "constant":
         return 1.0
     if schedule == "trapezoid":
-        return min(1.0, max(0, steps - step) / max(1.0, FALLING * steps))
+        return min(1.0, max(0, steps - step) / max(1.0, falling * steps))
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
 
 

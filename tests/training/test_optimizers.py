@@ -31,6 +31,7 @@ def test_a_trapezoid_stays_up_and_falls_straight_in_the_last_quarter():
     assert rates[:2] == [0.5, 1.0]
     assert set(rates[2:76]) == {1.0}
     assert rates[75:] == pytest.approx([step / 25 for step in range(25, -1, -1)])
+    assert rate(75, 100, 0.02, "trapezoid", falling=0.5) == 0.5
 
 
 @given(st.integers(1, 50), st.floats(0, 1), st.integers(0, 50), st.sampled_from(["cosine", "constant", "trapezoid"]))

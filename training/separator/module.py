@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import lightning
@@ -39,7 +40,8 @@ class SeparatorModule(lightning.LightningModule):
         learning_rate: at the peak of the schedule.
         weight_decay: of the optimiser.
         warmup: share of the steps in which the rate rises from zero.
-        schedule: cosine down to zero, or constant, after the warm-up.
+        schedule: cosine down to zero, constant, or a trapezoid, after the warm-up; see ``training.optimizers.rate``.
+        falling: share of the steps in which a trapezoid goes down.
         compile: let torch compile the network, which takes a minute first and halves a step's time.
         window_seconds: for the exported bundle: longer recordings come apart in windows of so much (not where causal).
         overlap_seconds: of two windows, by which their voices are matched.
@@ -58,6 +60,7 @@ class SeparatorModule(lightning.LightningModule):
         weight_decay: float = 0.0,
         warmup: float = 0.02,
         schedule: Schedule = "cosine",
+        falling: float = 0.25,
         compile: bool = False,
         window_seconds: float = WINDOW_SECONDS,
         overlap_seconds: float = OVERLAP_SECONDS,
@@ -68,7 +71,7 @@ class SeparatorModule(lightning.LightningModule):
         self.measure = weighted(self.loss, limit)
         self.every_repeat = every_repeat
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
-        self.warmup, self.schedule = warmup, schedule
+        self.rate = partial(rate, warmup=warmup, schedule=schedule, falling=falling)
         self.network = ConvTasNet(network)
         if start:
             start_from(self.network, start)
@@ -133,7 +136,7 @@ class SeparatorModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.optimizer, self.parameters(), self.learning_rate, self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, self.warmup, self.schedule))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step, steps))
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}})
 
     # In detail
