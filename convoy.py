@@ -331,7 +331,9 @@ def evaluate(bundle: str, data: str, out: Path | None, **settings: Any) -> None:
     from models.bundle import open_bundle
 
     task = open_bundle(bundle).spec.task
-    _training_function(f"training.{task}.evaluate", "evaluate")(bundle, data, out=out, **_given(settings))
+    function = _training_function(f"training.{task}.evaluate", "evaluate")
+    checked = _training_function("training.settings", "checked")
+    function(bundle, data, out=out, **checked(function, _given(settings)))
 
 
 def _training_function(module: str, name: str, *, needs: str = "torch") -> Callable[..., Any]:

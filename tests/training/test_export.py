@@ -13,7 +13,7 @@ from models.errors import BundleError, ConfigError
 from models.tagger import Tagger
 from tests.tiny import tiny_tagger_bundle
 from training import export as export_module
-from training.export import Card, Exported, export_bundle, flatten, read_card, write_card
+from training.export import Card, Exported, export_bundle, flatten, read_card, read_figures, write_card
 
 CARD = Card(name="x", languages=["en"], licence="MIT", summary="Does it.", data=[], recipe="convoy fit", limits="None known.")
 EXPORTED = Exported(["A", "B"], {}, NetworkSpec(class_name="m:N", arguments={}), {"w": torch.zeros(2, 3)}, {}, {})
@@ -149,3 +149,18 @@ def test_a_bundle_that_is_cut_short_is_found_out(bundle, tmp_path):
     (tmp_path / "cut/network.onnx").write_bytes((bundle / "network.onnx").read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"network\.onnx"):
         Tagger.load(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no", "JSON"),
+        ("[1]", "an object, got list"),
+        ('{"a": {"b": NaN}}', r"a\.b: a figure is no number"),
+        ('{"a": 1e999}', "inf"),
+    ],
+)
+def test_figures_that_are_none_are_refused(tmp_path, content, message):
+    (tmp_path / "metrics.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"metrics\.json.*{message}"):
+        read_figures(tmp_path / "metrics.json")

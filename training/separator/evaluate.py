@@ -23,12 +23,15 @@ from models.separator.predictor import Separator
 from training.plots import figure, save
 from training.separator.losses import permutation_invariant, si_snr
 from training.separator.mixtures import FixedMixture, draw_mixtures, is_layout, read_list
+from training.settings import output_folder
 
 Floats = NDArray[np.float64]
 
 MEASURES = ("si_snr", "sdr", "stoi", "pesq")
 UNITS = {"si_snr": "dB", "sdr": "dB"}
 PESQ_MODES = {8000: "nb", 16000: "wb"}  # sample rate: narrow band (P.862) or wide band (P.862.2)
+LONGEST_PESQ = 20  # seconds: P.862 is made for 8 to 20, and the library's buffers hold 50 utterances and no more
+LEAST_STOI = 0.4  # seconds: one of its segments
 DRAWN = 200  # mixtures of a folder, where the caller does not say
 QUIET = 1e-10  # mean square below which a voice is silent, and no figure says anything
 
@@ -58,7 +61,7 @@ def evaluate(
     *,
     folder: str | None = None,
     sample_rate: int | None = None,
-    measures: Sequence[str] = MEASURES,
+    measures: str | Sequence[str] = MEASURES,
     count: int | None = None,
     seed: int = 1,
     out: Path | None = None,
@@ -74,7 +77,8 @@ def evaluate(
             speaker, from which mixtures of whole files are drawn, 0 to 5 dB apart.
         folder: what its paths are relative to; by default the folder that holds it.
         sample_rate: Hz, at which mixtures are made and judged; by default the network's.
-        measures: which of si_snr, sdr (BSS Eval, 512-tap filters), stoi and pesq (at 8 kHz narrow band, at 16 kHz wide band).
+        measures: which of si_snr, sdr (BSS Eval, 512-tap filters), stoi and pesq (at 8 kHz narrow band, at 16 kHz wide band, in
+            pieces of at most 20 s), as a list or with commas between.
         count: only the first so many mixtures of a list; so many drawn ones, 200 by default.
         seed: of the draw.
         out: folder for metrics.json, mixtures.json (the figures of each, worst first) and improvement.png.
@@ -83,9 +87,13 @@ def evaluate(
         What metrics.json holds.
 
     Raises:
-        ConfigError: a measure is unknown, or not defined at this sample rate; the voices are not as many as the list's.
-        DataFormatError: a list or a file is wrong.
+        ConfigError: a measure is unknown, or not defined at this sample rate; the voices are not as many as the list's; ``out``
+            cannot be made.
+        DataFormatError: a list or a file is wrong, or every mixture has a silent voice.
     """
+    measures = measures.split(",") if isinstance(measures, str) else measures
+    if out is not None:
+        output_folder(out)
     separator = Separator.load(bundle)
     if Path(data).is_dir() and not is_layout(Path(data)):
         mixtures = draw_mixtures(str(data), DRAWN if count is None else count, len(separator.sources), seed)
@@ -93,18 +101,21 @@ def evaluate(
         mixtures = read_list(str(data), folder)[:count]
     rate = sample_rate or separator.sample_rate
     _check(separator, mixtures, measures, rate)
-    judged, took = [], 0.0
+    judged, silent, took = [], [], 0.0
     for mixture in tqdm(mixtures, unit=" mixtures", disable=None, leave=False):
         samples, targets = mixture.load(rate)
-        if (targets.square().mean(1) < QUIET).any():
-            raise DataFormatError("a voice is silent and cannot be judged", where=mixture.where)
+        if not (targets.square().mean(1) > QUIET).all():
+            silent.append(mixture.where)
+            continue
         start = time.perf_counter()
         voices = torch.from_numpy(separator.separate(samples.numpy(), rate))
         took += time.perf_counter() - start
         judged.append(judge(mixture, samples, targets, voices, rate, measures))
+    if not judged:
+        raise DataFormatError("every mixture has a silent voice and cannot be judged", where=silent[0])
     seconds = sum(each.seconds for each in judged)
     about = {"bundle": separator.spec.name, "data": str(data), "sample_rate": rate}
-    result = {**about, **summary(judged, measures), "groups": {}, "real_time_factor": took / seconds}
+    result = {**about, **summary(judged, measures), "silent": silent, "groups": {}, "real_time_factor": took / seconds}
     groups = sorted({each.group for each in judged} - {""})
     result["groups"] = {name: summary([each for each in judged if each.group == name], measures) for name in groups}
     click.echo(report(result, measures))
@@ -127,14 +138,15 @@ def judge(
 
 
 def summary(judged: Sequence[Judged], measures: Sequence[str]) -> dict[str, Any]:
-    """Means over mixtures: of the voices, of the input, and of the improvement, with its standard error for SI-SNR."""
+    """Means over mixtures: of the voices, of the input, and of the improvement, with its standard error for SI-SNR.
+
+    None where no mixture has enough speech for a measure; ``…_undefined`` counts those that have not.
+    """
     figures: dict[str, Any] = {"mixtures": len(judged), "hours": sum(each.seconds for each in judged) / 3600}
     for name in measures:
         output, before = _column(judged, name, "output"), _column(judged, name, "input")
-        if np.isnan(output).all():
-            raise DataFormatError("no mixture has enough speech for this measure", where=name, fix="Leave it out of measures.")
-        figures |= {name: float(np.nanmean(output)), f"{name}_input": float(np.nanmean(before))}
-        figures[f"{name}i"] = float(np.nanmean(output - before))
+        values = {name: output, f"{name}_input": before, f"{name}i": output - before}
+        figures |= {key: _defined(_mean(value)) for key, value in values.items()}
         undefined = int(np.isnan(output).sum())
         if undefined:
             figures[f"{name}_undefined"] = undefined
@@ -148,20 +160,22 @@ def summary(judged: Sequence[Judged], measures: Sequence[str]) -> dict[str, Any]
 
 def report(result: dict[str, Any], measures: Sequence[str]) -> str:
     """The figures as a table of text."""
-    rows = {**result["groups"], "all": result}
-    width = max(5, *map(len, rows))
+    rows = [*result["groups"].items(), ("all", result)]
+    width = max(5, *(len(name) for name, _ in rows))
     lines = [
         f"{result['bundle']} on {result['data']}: {result['mixtures']} mixtures, {result['hours']:.2f} h at"
         f" {result['sample_rate']} Hz, {result['real_time_factor']:.3f} s for each second",
         "",
-        f"  {'':<{width}}  mixtures" + "".join(f"  {_title(name):>31}" for name in measures),
-        f"  {'group':<{width}}          " + "  ".join([f"{'input':>10}{'voices':>10}{'better by':>11}"] * len(measures)),
+        f"  {'':<{width}}  mixtures" + "".join(f"  {_title(name):>30}" for name in measures),
+        f"  {'group':<{width}}          " + "  ".join([f"{'input':>10}{'voices':>10}{'better by':>10}"] * len(measures)),
     ]
-    for group, row in rows.items():
-        cells = "  ".join(f"{row[f'{name}_input']:10.2f}{row[name]:10.2f}{row[f'{name}i']:11.2f}" for name in measures)
+    for group, row in rows:
+        cells = "  ".join("".join(_cell(row[key]) for key in (f"{name}_input", name, f"{name}i")) for name in measures)
         lines.append(f"  {group:<{width}}{row['mixtures']:10d}{cells}")
     if "si_snr" in measures:
         lines += ["", f"  SI-SNR better by less than 1 dB: {result['share_below_1_db']:.1%} of the mixtures"]
+    if result["silent"]:
+        lines += ["", f"  left out, for a voice is silent: {', '.join(result['silent'])}"]
     return "\n".join(lines)
 
 
@@ -177,9 +191,11 @@ def _sdr(estimates: Tensor, targets: Tensor, rate: int) -> Floats:
 
 
 def _stoi(estimates: Tensor, targets: Tensor, rate: int) -> Floats:
-    """NaN where a target has too little speech: pystoi warns then."""
+    """NaN where a target has too little speech: pystoi warns then, or fails below one of its frames."""
     from pystoi import stoi
 
+    if targets.shape[1] < LEAST_STOI * rate:
+        return np.full(len(targets), np.nan)
     with warnings.catch_warnings(record=True) as complaints:
         warnings.simplefilter("always", RuntimeWarning)
         values = []
@@ -191,16 +207,22 @@ def _stoi(estimates: Tensor, targets: Tensor, rate: int) -> Floats:
 
 
 def _pesq(estimates: Tensor, targets: Tensor, rate: int) -> Floats:
-    """NaN where the algorithm finds no utterance, or the recording is shorter than a quarter of a second."""
+    """The mean over pieces; NaN where the algorithm finds no utterance, or a recording is shorter than a quarter of a second."""
+    pieces = range(max(1, -(-targets.shape[1] // (LONGEST_PESQ * rate))))
+    cut = (np.array_split(each.numpy(), len(pieces), axis=1) for each in (estimates, targets))
+    scores = np.array(
+        [[_pesq_of(estimate, target, rate) for estimate, target in zip(*piece, strict=True)] for piece in zip(*cut, strict=True)]
+    )
+    return np.array([_mean(voice) for voice in scores.T])
+
+
+def _pesq_of(estimate: NDArray[np.float32], target: NDArray[np.float32], rate: int) -> float:
     from pesq import BufferTooShortError, NoUtterancesError, pesq
 
-    values = []
-    for estimate, target in zip(estimates.numpy(), targets.numpy(), strict=True):
-        try:
-            values.append(pesq(rate, target, estimate, PESQ_MODES[rate]))
-        except (NoUtterancesError, BufferTooShortError):
-            values.append(np.nan)
-    return np.array(values)
+    try:
+        return float(pesq(rate, target, estimate, PESQ_MODES[rate]))
+    except (NoUtterancesError, BufferTooShortError):
+        return np.nan
 
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor, int], Floats]] = {
@@ -249,15 +271,19 @@ def _rows(judged: Sequence[Judged]) -> Iterator[dict[str, Any]]:
     """Worst first, so that one sees what to listen to."""
     for each in sorted(judged, key=lambda one: one.output.get("si_snr", 0.0) - one.input.get("si_snr", 0.0)):
         about = {"where": each.where, "group": each.group, "seconds": each.seconds}
-        yield {**about, "output": _defined(each.output), "input": _defined(each.input)}
+        output, before = ({name: _defined(value) for name, value in part.items()} for part in (each.output, each.input))
+        yield {**about, "output": output, "input": before}
 
 
-def _defined(figures: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else value for name, value in figures.items()}
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _cell(value: float | None) -> str:
+    return f"{'–' if value is None else format(value, '.2f'):>10}"
 
 
 def _write(out: Path, result: dict[str, Any], judged: Sequence[Judged]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (out / "mixtures.json").write_text(json.dumps(list(_rows(judged)), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if "si_snr" in judged[0].output:

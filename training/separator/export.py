@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from models.bundle_spec import NetworkSpec
 from models.errors import ConfigError
 from models.separator.network import ConvTasNet, ConvTasNetSettings
@@ -36,16 +38,8 @@ def export(saved: dict[str, Any], folder: Path) -> Exported:
     if not about.get("sample_rate"):
         fix = "Train with the data module of training/configs/separator-*.yaml, which writes it."
         raise ConfigError("the checkpoint does not say its sample rate", expected="separator.sample_rate", fix=fix)
-    preprocessing = SeparatorPreprocessing(
-        sample_rate=int(about["sample_rate"]),
-        sources=[f"speaker_{number}" for number in range(1, settings.sources + 1)],
-        causal=settings.causal,
-        length=settings.length,
-        hop=settings.step,
-        lead=settings.length - settings.step if settings.pad else 0,
-        window_seconds=about.get("window_seconds", WINDOW_SECONDS),
-        overlap_seconds=about.get("overlap_seconds", OVERLAP_SECONDS),
-    )
+    windows = about.get("window_seconds", WINDOW_SECONDS), about.get("overlap_seconds", OVERLAP_SECONDS)
+    preprocessing = preprocessing_of(settings, int(about["sample_rate"]), *windows)
     arguments = json.loads(json.dumps(asdict(settings)))
     return Exported(
         labels=preprocessing.sources,
@@ -55,6 +49,32 @@ def export(saved: dict[str, Any], folder: Path) -> Exported:
         networks={"network.onnx": step_graph(network) if settings.causal else graph(network, preprocessing.sample_rate)},
         files={},
     )
+
+
+def preprocessing_of(
+    settings: ConvTasNetSettings, sample_rate: int, window_seconds: float, overlap_seconds: float
+) -> SeparatorPreprocessing:
+    """What the predictor needs to know.
+
+    Raises:
+        ConfigError: such a separator could not be served; names the setting.
+    """
+    try:
+        return SeparatorPreprocessing(
+            sample_rate=sample_rate,
+            sources=[f"speaker_{number}" for number in range(1, settings.sources + 1)],
+            causal=settings.causal,
+            length=settings.length,
+            hop=settings.step,
+            lead=settings.length - settings.step if settings.pad else 0,
+            window_seconds=window_seconds,
+            overlap_seconds=overlap_seconds,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "window_seconds, overlap_seconds"
+        got = first.get("input") if first["loc"] else None
+        raise ConfigError(f"cannot be served: {first['msg']}", where=where, got=got) from error
 
 
 def network_of(saved: Mapping[str, Any]) -> ConvTasNet:

@@ -102,7 +102,17 @@ def permutation_invariant(measure: Measure, estimates: Tensor, targets: Tensor) 
     Returns:
         Mean loss over the sources of each mixture, (batch), and the assignment (batch, C): target i is estimate
         ``assignment[i]``.
+
+    Raises:
+        ConfigError: more or fewer estimates than targets.
     """
+    if estimates.shape[1] != targets.shape[1]:
+        raise ConfigError(
+            "the network gives another number of voices than the mixtures have",
+            where="network.sources",
+            expected=f"{targets.shape[1]}, as the mixtures (mixing.speakers, or the list's sources)",
+            got=estimates.shape[1],
+        )
     pairs = measure(estimates.unsqueeze(1), targets.unsqueeze(2))  # (batch, target, estimate)
     assignment = best_assignment(pairs.detach())
     return pairs.gather(2, assignment.unsqueeze(2)).squeeze(2).mean(1), assignment

@@ -16,7 +16,9 @@ list.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +62,7 @@ class FixedMixture:
         voices = np.stack([np.pad(voice, (0, longest - len(voice))) for voice in loaded])
         if self.level is not None:
             rms = np.array([np.sqrt(np.mean(np.square(voice, dtype=np.float64))) for voice in loaded])
-            if not rms.all():
+            if not (rms > 0).all():
                 raise DataFormatError("a voice is silent and has no level", where=self.where)
             gains = rms[0] / rms * 10 ** (-self.level / 20)
             gains[0] = 1.0
@@ -89,7 +91,7 @@ def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
     if not file.is_file():
         raise ConfigError("no such list of mixtures", where=path)
     root = Path(folder) if folder else file.parent
-    with file.open(newline="", encoding="utf-8") as stream:
+    with io.StringIO(_text(file), newline="") as stream:
         reader = csv.DictReader(stream)
         names = list(reader.fieldnames or [])
         mixed = "mixture_path" in names
@@ -203,13 +205,25 @@ def _sources(names: Sequence[str], ending: str, path: str) -> list[str]:
     return found
 
 
+def _text(file: Path) -> str:
+    """With or without the mark that spreadsheets write at its head."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataFormatError("not text in UTF-8", where=f"{file}:{line}", got=error.reason) from error
+
+
 def _level(text: str | None, where: str) -> float | None:
     if text is None or text == "":
         return None
     try:
-        return float(text)
-    except ValueError as error:
-        raise DataFormatError("not a level", where=f"{where}: level", expected="a number of dB", got=text) from error
+        level = float(text)
+    except ValueError:
+        level = math.nan
+    if not math.isfinite(level):
+        raise DataFormatError("not a level", where=f"{where}: level", expected="a number of dB", got=text)
+    return level
 
 
 def _load(path: Path, rate: int, where: str) -> NDArray[np.float32]:

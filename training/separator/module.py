@@ -16,7 +16,7 @@ from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
 from training.optimizers import Optimizer, Schedule, make_optimizer, rate
 from training.separator.data import Batch, SeparatorData
-from training.separator.export import OVERLAP_SECONDS, WINDOW_SECONDS
+from training.separator.export import OVERLAP_SECONDS, WINDOW_SECONDS, preprocessing_of
 from training.separator.filterbank import gammatones, synthesis
 from training.separator.losses import permutation_invariant, si_snr, weighted
 from training.start import start_from
@@ -33,7 +33,7 @@ class SeparatorModule(lightning.LightningModule):
         limit: dB at which the thresholded losses saturate.
         every_repeat: weight of the mean loss of the voices as they would be if the network ended after each repeat but the
             last (Nachmani et al. 2020, arXiv:2003.01531); 0 for none.
-        start: bundle whose weights the network begins with; None begins anew.
+        start: bundle whose weights the network begins with, instead of random ones or gammatones.
         gammatone: sample rate, Hz, for which encoder and decoder begin as a gammatone filterbank
             (``training.separator.filterbank``); None for random filters.
         optimizer: adam, adamw, sgd (with momentum 0.9) or muon.
@@ -78,10 +78,11 @@ class SeparatorModule(lightning.LightningModule):
         elif gammatone:
             filters = gammatones(network.filters, network.length, gammatone)
             self.network.encoder.data.copy_(filters)
-            self.network.decoder.data.copy_(synthesis(filters, network.step))
+            self.network.decoder.data.copy_(synthesis(filters, network.step, rectified=network.encoder == "relu"))
         run = self.network.each_repeat if every_repeat else self._last
         self.run = torch.compile(run, dynamic=False) if compile else run
         self.windows = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
+        preprocessing_of(network, 8000, **self.windows)  # better now than at the export
         self.sums: dict[str, Tensor] = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

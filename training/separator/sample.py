@@ -39,7 +39,7 @@ def make_sample(data: Path, out: Path, voices: Sequence[str] = VOICES, seconds: 
     Raises:
         DataFormatError: a file is missing, shorter, or of another rate.
     """
-    levelled = [_at(_read(data / voice, seconds), level) for voice, level in zip(voices, LEVELS, strict=True)]
+    levelled = [_at(_read(data / voice, seconds), level, voice) for voice, level in zip(voices, LEVELS, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{NAME}.flac", *(f"{NAME}-{number}.flac" for number in range(1, len(voices) + 1))]
     for name, samples in zip(names, [np.sum(levelled, axis=0, dtype=np.int16), *levelled], strict=True):
@@ -61,11 +61,14 @@ def _read(path: Path, seconds: float) -> NDArray[np.float64]:
     return found
 
 
-def _at(samples: NDArray[np.float64], level: float) -> NDArray[np.int16]:
+def _at(samples: NDArray[np.float64], level: float, where: str) -> NDArray[np.int16]:
     scaled = samples * (10 ** (level / 20) / np.sqrt(np.mean(samples**2)))
+    if np.abs(scaled).max() >= 0.5:  # two of them must fit
+        raise DataFormatError("would clip", where=where, expected=f"peaks below 0.5 at {level} dB", got=np.abs(scaled).max())
     rounded: NDArray[np.int16] = np.round(scaled * 32767).astype(np.int16)
     return rounded
 
 
 if __name__ == "__main__":
-    print(make_sample(Path(sys.argv[1]), Path(sys.argv[2])))  # noqa: T201
+    source, target = sys.argv[1:3] if len(sys.argv) == 3 else ("data", "services/page/samples")
+    print(make_sample(Path(source), Path(target)))  # noqa: T201

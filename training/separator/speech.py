@@ -87,6 +87,8 @@ def _header(path: Path) -> Recording:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:
         raise DataFormatError("no audio", where=str(path), expected=", ".join(SUFFIXES), got=error) from error
+    if not info.frames:
+        raise DataFormatError("nothing is in it", where=str(path), fix="Remove it from the folder.")
     return Recording(path, info.frames, info.samplerate)
 
 

@@ -17,6 +17,7 @@ from models.errors import BundleError, ConfigError, DataFormatError
 from models.tagger.labels import Scheme, convert, validate
 from models.tagger.predictor import TaggedText, Tagger
 from models.tagger.tokens import fold_width
+from training.settings import output_folder
 from training.tagger import metrics
 from training.tagger.corpora import Sentence, read_corpus, split
 from training.tagger.plots import confusion_plot, reliability_plot
@@ -62,6 +63,8 @@ def evaluate(
     Raises:
         DataFormatError: no sentence, no such column, or labels of no scheme.
     """
+    if out is not None:
+        output_folder(out)
     tagger = Tagger.load(bundle)
     try:
         sentences = _sentences(data, format, ratios, part, seed, contiguous, options)
@@ -268,7 +271,6 @@ def _words(places: Sequence[tuple[int, int]], labels: Sequence[str]) -> list[Wor
 
 
 def _write(out: Path, result: dict[str, Any], curve: metrics.Calibration, table: Confusion) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     names, counts = table
     content = {**result, "confusion": {"labels": names, "counts": counts.tolist()}}
     (out / "metrics.json").write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

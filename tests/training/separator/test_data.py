@@ -202,3 +202,28 @@ def test_training_may_draw_segments_of_fixed_mixtures(folder, tmp_path):
     long, _ = data.drawn.mixtures.draw(0, 0, 2.0)  # the recordings have a second and a half
     assert long.shape == (16_000,)
     assert not long[12_000:].any()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"source_1,source_2,level\na.wav,b.wav,nan\n", r"list\.csv:2: level.*number of dB.*nan"),
+        (b"source_1,source_2,level\na.wav,b\xe9.wav,1\n", r"list\.csv:2: not text in UTF-8"),
+    ],
+)
+def test_lists_that_are_none_say_where(tmp_path, content, message):
+    (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(DataFormatError, match=message):
+        read_list(str(tmp_path / "list.csv"))
+
+
+def test_a_list_saved_by_a_spreadsheet(tmp_path):
+    (tmp_path / "list.csv").write_text("source_1,source_2,level\r\na.wav,b.wav,1\r\n", encoding="utf-8-sig", newline="")
+    assert read_list(str(tmp_path / "list.csv"))[0].level == 1
+
+
+def test_an_empty_recording_is_named(tmp_path):
+    write_speakers(tmp_path, 2)
+    soundfile.write(tmp_path / "speaker_0" / "empty.wav", np.zeros(0), 8000)
+    with pytest.raises(DataFormatError, match=r"empty\.wav: nothing is in it"):
+        Recordings(str(tmp_path), 8000)

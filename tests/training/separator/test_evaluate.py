@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,21 +112,48 @@ def test_writes_what_it_found_the_worst_first_and_a_picture(separator, voices, t
     assert [line.split()[0] for line in shown.splitlines()[4:7]] == ["a", "b", "all"]
 
 
-def test_what_has_no_figure_is_left_out_and_counted(separator, voices, monkeypatch):
+def test_what_has_no_figure_is_left_out_and_counted(separator, voices, monkeypatch, capsys):
     monkeypatch.setitem(module.FUNCTIONS, "stoi", lambda estimates, targets, rate: np.array([np.nan, 0.5]))
-    result = evaluate("fake", voices / "list.csv", measures=["stoi"])
+    result = evaluate("fake", voices / "list.csv", measures="stoi")
     assert result["stoi"] == 0.5
     assert "stoi_undefined" not in result  # one voice of each has a figure
-    separator.calls = 0
-    monkeypatch.setitem(module.FUNCTIONS, "stoi", lambda estimates, targets, rate: np.array([np.nan, np.nan]))
-    with pytest.raises(DataFormatError, match="stoi"):
-        evaluate("fake", voices / "list.csv", measures=["stoi"])
+    separator.calls, answers = 0, iter([np.nan, np.nan, 0.25, 0.25])
+    monkeypatch.setitem(module.FUNCTIONS, "stoi", lambda estimates, targets, rate: np.array([next(answers)]))
+    result = evaluate("fake", voices / "list.csv", measures=["stoi"])
+    assert (result["stoi"], result["stoi_undefined"]) == (0.25, 1)
+    assert result["groups"]["a"]["stoi"] is None
+    assert [line.split()[1:] for line in capsys.readouterr().out.splitlines()[-3:-1]] == [
+        ["1", "–", "–", "–"],
+        ["1", "0.25", "0.25", "0.00"],
+    ]
+
+
+def test_mixtures_with_a_silent_voice_are_left_out_and_named(separator, tmp_path, capsys):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+    for seed in range(2):
+        soundfile.write(tmp_path / f"{seed}.wav", voice(seed), RATE, subtype="FLOAT")
+    (tmp_path / "list.csv").write_text("source_1,source_2\n0.wav,silence.wav\n0.wav,1.wav\n", encoding="utf-8")
+    result = evaluate("fake", tmp_path / "list.csv", measures="si_snr")
+    assert (result["mixtures"], result["si_snr"]) == (1, pytest.approx(15, abs=0.01))
+    assert result["silent"] == [f"{tmp_path}/list.csv:2"]
+    assert "silent" in capsys.readouterr().out
+
+
+def test_pesq_of_a_long_recording_is_the_mean_of_its_pieces():
+    """The library counts wrong beyond 50 utterances, and crashes later on."""
+    pieces = [np.tile(voice(seed), 7) for seed in (0, 1, 2)]  # 14 s each
+    target = torch.from_numpy(np.concatenate(pieces))[None]
+    estimate = torch.from_numpy(disturbed(target[0].numpy(), 15, 1))[None]
+    got = module.FUNCTIONS["pesq"](estimate, target, RATE)
+    cut = [np.split(each[0].numpy(), 3) for each in (target, estimate)]
+    assert got == pytest.approx([np.mean([pesq(RATE, a, b, "nb") for a, b in zip(*cut, strict=True)])])
 
 
 def test_speech_too_short_for_pesq_and_stoi_has_no_figure():
     short = torch.from_numpy(np.stack([voice(0)[:1000], voice(1)[:1000]]))
     assert np.isnan(module.FUNCTIONS["pesq"](short, short, RATE)).all()
     assert np.isnan(module.FUNCTIONS["stoi"](short, short, RATE)).all()
+    assert np.isnan(module.FUNCTIONS["stoi"](short[:, :100], short[:, :100], RATE)).all()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +163,8 @@ def test_speech_too_short_for_pesq_and_stoi_has_no_figure():
         ("source_1,source_2\n0.wav,1.wav\n", {"sample_rate": 11025}, ConfigError, "pesq.*8000 or 16000.*11025.*measures="),
         ("source_1,source_2\n0.wav,1.wav\n", {"count": 0}, ConfigError, "count.*at least 1"),
         ("source_1,source_2,source_3\n0.wav,1.wav,2.wav\n", {}, ConfigError, "list.csv:2.*expected 2.*got 3"),
-        ("source_1,source_2\n0.wav,silence.wav\n", {}, DataFormatError, "list.csv:2.*silent|silent.*list.csv:2"),
+        ("source_1,source_2\n0.wav,silence.wav\n", {}, DataFormatError, "list.csv:2.*silent"),
+        ("source_1,source_2\n0.wav,1.wav\n", {"out": Path(__file__)}, ConfigError, "test_evaluate.py: cannot be made a folder"),
     ],
 )
 def test_what_cannot_be_judged_is_an_error_that_says_where(separator, tmp_path, content, options, error, message):
@@ -160,6 +189,21 @@ def test_a_folder_of_speakers_is_judged_on_mixtures_drawn_from_it(separator, tmp
     assert all(np.array_equal(first, second) for first, second in zip(heard[:6], heard[6:], strict=True))
     with pytest.raises(ConfigError, match="too few speakers"):
         evaluate("fake", tmp_path / "speaker_0", measures=["si_snr"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "csv"], "format: no such setting here: expected folder, sample_rate, measures, count, seed"),
+        (["--ratios", "0.5,0.5", "--part", "1"], "ratios, part: no such setting"),
+        (["--option", "count=2.5"], "count: a setting has the wrong type"),
+        (["--option", "measures=7"], "measures: a setting has the wrong type"),
+    ],
+)
+def test_options_of_other_tasks_are_refused_by_name(voices, tmp_path, options, message):
+    done = CliRunner().invoke(cli, ["evaluate", str(tiny_separator_bundle(tmp_path)), str(voices / "list.csv"), *options])
+    assert done.exit_code == 2
+    assert message in done.output
 
 
 def test_the_command_line_judges_a_real_bundle(voices, tmp_path):

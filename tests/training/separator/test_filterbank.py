@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.errors import ConfigError
 from training.separator.filterbank import gammatones, synthesis
 
 
@@ -33,13 +34,20 @@ def test_phases_of_a_frequency_are_spread_over_half_a_turn():
     assert correlation[0, 3] == pytest.approx(-(2**-0.5), abs=0.05)
 
 
+def test_an_odd_number_of_filters_has_no_pairs():
+    with pytest.raises(ConfigError, match=r"filters.*even.*33"):
+        gammatones(33, 16, 8000)
+
+
+@pytest.mark.parametrize("rectified", [True, False])
 @pytest.mark.parametrize(("count", "length", "hop", "least"), [(512, 16, 8, 100.0), (256, 40, 20, 10.0)])
-def test_a_rectifying_encoder_and_its_synthesis_give_speech_back(count, length, hop, least):
+def test_an_encoder_and_its_synthesis_give_speech_back(count, length, hop, least, rectified):
     """SNR in dB on a sum of partials in the range of speech, where frames overlap fully."""
     time = torch.arange(4000) / 8000
     signal = sum(torch.sin(2 * torch.pi * frequency * time + frequency) for frequency in (150, 450, 1100, 2300, 3200))
     filters = gammatones(count, length, 8000)
-    frames = torch.relu(signal.unfold(0, length, hop) @ filters) @ synthesis(filters, hop)
+    encoded = signal.unfold(0, length, hop) @ filters
+    frames = (torch.relu(encoded) if rectified else encoded) @ synthesis(filters, hop, rectified)
     again = torch.zeros(hop * (len(frames) - 1) + length)
     for number, frame in enumerate(frames):
         again[number * hop : number * hop + length] += frame

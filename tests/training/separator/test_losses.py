@@ -93,3 +93,9 @@ def test_a_weighted_sum():
 def test_unknown_losses(weights):
     with pytest.raises(ConfigError, match="thresholded_snr"):
         weighted(weights)
+
+
+@pytest.mark.parametrize(("estimates", "targets"), [(3, 2), (2, 3), (5, 4)])
+def test_another_number_of_voices_is_refused(estimates, targets):
+    with pytest.raises(ConfigError, match=rf"network\.sources.*expected {targets}.*got {estimates}"):
+        permutation_invariant(si_snr, torch.randn(1, estimates, 80), torch.randn(1, targets, 80))

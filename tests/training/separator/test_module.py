@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
+from models.errors import ConfigError
 from models.separator.network import ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
 from tests.tiny import tiny_separator_bundle, tiny_separator_network
@@ -80,12 +81,18 @@ def test_training_separates_better_than_nothing_and_comes_back_from_its_checkpoi
 
 
 def test_filters_begin_as_gammatones_or_everything_as_a_bundle(tmp_path):
-    module = SeparatorModule(ConvTasNetSettings(**SMALL), gammatone=8000)
+    module = SeparatorModule(ConvTasNetSettings(**SMALL, encoder="relu"), gammatone=8000)
     assert torch.equal(module.network.encoder, gammatones(32, 40, 8000))
     assert torch.equal(module.network.decoder, synthesis(module.network.encoder.detach(), 20))
     trained = tiny_separator_network(causal=False)
     started = SeparatorModule(trained.settings, gammatone=8000, start=str(tiny_separator_bundle(tmp_path)))
     assert torch.equal(started.network.encoder, trained.encoder.half().float())
+
+
+@pytest.mark.parametrize("windows", [{"window_seconds": 1.0, "overlap_seconds": 5.0}, {"window_seconds": 0.0}])
+def test_windows_that_cannot_be_served_are_refused_before_training(windows):
+    with pytest.raises(ConfigError, match=r"window_seconds.*cannot be served"):
+        SeparatorModule(ConvTasNetSettings(**SMALL), **windows)
 
 
 def test_what_is_validated_and_kept_is_the_average_of_the_weights(data, tmp_path):

@@ -35,6 +35,14 @@ def test_a_voice_that_is_missing_or_of_another_rate(tmp_path, rate):
     assert not (tmp_path / "out").exists()
 
 
+def test_voices_that_would_clip_are_refused(tmp_path):
+    click = np.zeros(8000)
+    click[::500] = 1.0
+    soundfile.write(tmp_path / "a.wav", click, 8000)
+    with pytest.raises(DataFormatError, match=r"a\.wav: would clip"):
+        make_sample(tmp_path, tmp_path / "out", ["a.wav", "a.wav"], 0.5)
+
+
 def test_the_published_recording_is_whole():
     [listed] = read_list(str(SAMPLES / "two-speakers.csv"))
     mixture, voices = listed.load(8000)
