@@ -174,8 +174,9 @@ def _source(filesystem: Any, path: str, home: str, ending: str) -> Source:
 
 
 def refuse_collisions(sources: Sequence[Source], out: Path) -> None:
-    """Raise ConfigError where two inputs would have the same output, or an output would overwrite an input."""
+    """Raise ConfigError where two inputs would have the same output, or an output would overwrite an input, however named."""
     owner: dict[str, str] = {}
+    taken = {Path(source.address).resolve() for source in sources}
     for source in sources:
         other = owner.setdefault(source.output, source.address)
         if other != source.address:
@@ -183,8 +184,10 @@ def refuse_collisions(sources: Sequence[Source], out: Path) -> None:
             raise ConfigError(
                 "two inputs have the same output", where=source.output, got=f"{other} and {source.address}", fix=fix
             )
-        if Path(source.address).absolute() == (out / source.output).absolute():
-            raise ConfigError("the output would overwrite its input", where=source.address, fix="Choose another --out folder.")
+        if (target := (out / source.output).resolve()) in taken:
+            whose = "its" if target == Path(source.address).resolve() else "another"
+            fix = "Choose another --out folder."
+            raise ConfigError(f"the output would overwrite {whose} input", where=source.address, got=target, fix=fix)
 
 
 @contextmanager

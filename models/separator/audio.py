@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -35,6 +35,7 @@ LOWEST_RATE, HIGHEST_RATE = 100, 768_000  # Hz
 MOST_CHANNELS = 32
 BLOCK = 2**16  # samples of a block, of each channel
 MP3_PADDING = 4 * 1152  # samples that the frames of an MP3 hold besides the recording's, where it does not say how many
+UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC that does not say how long it is
 FORMATS = "WAV, FLAC, OGG (Vorbis or Opus) or MP3"
 
 
@@ -60,12 +61,12 @@ class Recording:
         name: what messages call it.
         sample_rate: in Hz, 100 to 768,000.
         channels: number of them.
-        frames: samples of each channel, as the header has it.
+        frames: samples of each channel, as the header has it; counted where it does not say.
     """
 
     def __init__(self, file: soundfile.SoundFile, stream: _Stream, frames: int | None, name: str, limits: Limits) -> None:
         self._file, self._stream = file, stream
-        self._padding = 0 if frames is None else MP3_PADDING
+        self._padding = MP3_PADDING if frames is not None and file.format == "MP3" else 0
         self.name, self.limits = name, limits
         self.sample_rate, self.channels = file.samplerate, file.channels
         self.frames = file.frames if frames is None else frames
@@ -145,7 +146,7 @@ class Recording:
             "the recording is damaged or breaks off",
             where=self.name,
             expected=f"{self.frames} samples ({self.seconds:.1f} s), as its header says",
-            got=f"{done} samples ({done / self.sample_rate:.1f} s)" + (f", then: {said}" if said else ""),
+            got=_found(self._file, done, said),
             fix="Send the whole file.",
         )
 
@@ -203,6 +204,8 @@ def _decoder(stream: _Stream, name: str) -> Iterator[soundfile.SoundFile]:
         file = soundfile.SoundFile(stream)
     except soundfile.SoundFileRuntimeError as error:
         raise AudioError("not sound that can be decoded", where=name, expected=FORMATS, got=_said(error)) from error
+    # soundfile seeks after every read of what can seek, which fails at the end where no length is known.
+    file.seekable = lambda: False
     with file:
         yield file
 
@@ -229,7 +232,43 @@ def _check(stream: _Stream, name: str, limits: Limits) -> int | None:
         _check_promise(read_wav(stream, stream.size, name), name, limits)
     if kind == "ogg":
         check_ogg(stream, stream.size, name)
-    return mp3_frames(stream, stream.size) if kind == "mp3" else None
+    if kind == "mp3":
+        return mp3_frames(stream, stream.size, name)
+    return _counted(stream, name, limits) if kind != "wav" else None
+
+
+def _counted(stream: _Stream, name: str, limits: Limits) -> int | None:
+    """Samples of a FLAC that does not say how many there are, as encoders leave it that write to a pipe, by decoding all of it;
+    None where it says so.
+    """
+    with _decoder(stream, name) as file:
+        if file.frames != UNKNOWN_FRAMES:
+            return None
+        _check_promise(Promise(file.channels, file.samplerate, UNKNOWN_FRAMES), name, replace(limits, seconds=None))
+        frames = 0
+        try:
+            while count := len(file.read(BLOCK, dtype="float32", always_2d=True)):
+                frames += count
+                if limits.seconds is not None and frames > limits.seconds * file.samplerate:
+                    raise _too_long(frames / file.samplerate, name, limits.seconds, "at least ")
+        except soundfile.SoundFileRuntimeError as error:
+            raise AudioTruncatedError(
+                "the recording is damaged or breaks off",
+                where=name,
+                expected="a FLAC that can be decoded to its end; it does not say how long it is",
+                got=_found(file, frames, _said(error)),
+                fix="Send the whole file; if this is all there is, write it again (`ffmpeg -i in.flac out.flac`).",
+            ) from error
+        if stream.problem is not None:
+            raise AudioError("cannot be read", where=name, got=stream.problem) from stream.problem
+        return frames
+
+
+def _found(file: soundfile.SoundFile, done: int, said: str) -> str:
+    """How much of a recording there was. A block in which the decoder fails is lost, and only the decoder knows its length."""
+    frames = max(done, file.tell())
+    least = "at least " if said else ""
+    return f"{least}{frames} samples ({frames / file.samplerate:.1f} s)" + (f", then: {said}" if said else "")
 
 
 def _check_bytes(size: int, name: str, limits: Limits) -> None:
@@ -254,6 +293,6 @@ def _check_promise(promise: Promise, name: str, limits: Limits) -> None:
         raise _too_long(seconds, name, limits.seconds)
 
 
-def _too_long(seconds: float, name: str, limit: float) -> AudioSecondsError:
+def _too_long(seconds: float, name: str, limit: float, least: str = "") -> AudioSecondsError:
     fix = "Cut it, or use `convoy separate`, which takes any length."
-    return AudioSecondsError("too long", where=name, expected=f"at most {limit:g} s", got=f"{seconds:.1f} s", fix=fix)
+    return AudioSecondsError("too long", where=name, expected=f"at most {limit:g} s", got=f"{least}{seconds:.1f} s", fix=fix)

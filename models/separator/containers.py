@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from typing import Literal, NamedTuple, Protocol
 
@@ -12,8 +13,13 @@ Container = Literal["wav", "flac", "ogg", "mp3"]
 
 LARGEST_OGG_PAGE = 65_307  # bytes (RFC 3533)
 LARGEST_MP3_FRAME = 1441  # bytes (MPEG-1, 320 kbit/s, 32 kHz)
+MOST_BEFORE_SOUND = 2**16  # bytes of an MP3 before its first frame, besides an ID3 tag
+_READ = 2**16  # bytes at once
 _BIT_RATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # kbit/s
 _BIT_RATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+# The header of a frame: eleven set bits, layer III, and no reserved value of version, bit rate or sample rate.
+_RATES = bytes(byte for byte in range(256) if byte >> 4 not in (0, 15) and byte >> 2 & 3 != 3)
+_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][" + re.escape(_RATES) + rb"].", re.DOTALL)
 MOST_CHUNKS = 1000  # of a WAV, before the samples
 UNKNOWN = 0xFFFFFFFF  # a size that RF64 keeps elsewhere, and programs that write to a pipe do not know
 
@@ -44,38 +50,44 @@ def container(head: bytes) -> Container | None:
         return "flac"
     if head[:4] == b"OggS":
         return "ogg"
-    if head[:3] == b"ID3" or _is_mpeg_frame(head):
+    if head[:3] == b"ID3" or _FRAME.match(head):
         return "mp3"
     return None
 
 
-def _is_mpeg_frame(head: bytes) -> bool:
-    """Eleven set bits, layer III, and no reserved value of version, bit rate or sample rate."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    version, layer, rate, frequency = head[1] >> 3 & 3, head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
-    return version != 1 and layer == 1 and rate not in (0, 15) and frequency != 3
-
-
-def mp3_frames(file: Seekable, size: int) -> int | None:
+def mp3_frames(file: Seekable, size: int, where: str) -> int | None:
     """Samples of an MP3 that does not say how many there are, by walking through its frames; None where it says so.
 
     A length guessed from the first frames, as decoders have it, is wrong wherever the bit rate varies.
+
+    Raises:
+        AudioError: nothing that looks like a frame where the sound should begin.
     """
-    position = _after_id3(file)
+    begin = position = _after_id3(file)
     file.seek(position)
     if any(tag in file.read(LARGEST_MP3_FRAME) for tag in (b"Xing", b"Info", b"VBRI")):
         return None
-    samples = 0
+    samples, first, content = 0, 0, b""  # what was read last, and where it begins
     while position + 4 <= size:
-        file.seek(position)
-        head = file.read(4)
-        if _is_mpeg_frame(head):
-            length, held = _mpeg_frame(head)
-            position, samples = position + length, samples + held
-        else:  # a tag, or damage
-            file.seek(position + 1)
-            position += 1 + file.read(4096).find(b"\xff") % 4097
+        if position + 4 > first + len(content):
+            file.seek(position)
+            first, content = position, file.read(_READ)
+            if len(content) < 4:
+                break
+        found = _FRAME.search(content, position - first)  # further on after a tag, or damage
+        if found is None:
+            position = first + len(content) - 3
+        else:
+            length, held = _mpeg_frame(found[0])
+            position, samples = first + found.start() + length, samples + held
+        if not samples and position - begin >= MOST_BEFORE_SOUND:
+            raise AudioError(
+                "not an MP3 that can be decoded",
+                where=where,
+                expected="a frame of MPEG layer III",
+                got=f"none in {MOST_BEFORE_SOUND} bytes",
+                fix="Send the whole file, or convert it first (`ffmpeg -i in out.wav`).",
+            )
     return samples
 
 

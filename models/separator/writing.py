@@ -8,6 +8,7 @@ one of them is over full scale, and that number is reported; they still add up t
 from __future__ import annotations
 
 import secrets
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SUBTYPES: dict[str, tuple[Subtype, ...]] = {".wav": ("FLOAT", "PCM_16", "PCM_24"
 
 LARGEST_WAV = 2**32 - 2**16  # bytes of samples; more is written as RF64, which has a longer header
 HIGHEST_FLAC_RATE, MOST_FLAC_CHANNELS = 655_350, 8
+RF64_HEADER = 104  # bytes, as libsndfile writes it
 BLOCK = 2**16
 QUIETEST_BIT = {"PCM_16": 2.0**-15, "PCM_24": 2.0**-23}
 
@@ -60,7 +62,8 @@ class Target:
         sample_rate: in Hz.
         layout: one file with a channel for each voice, or a file for each.
         subtype: of the samples; None is float for WAV and 24 bits for FLAC.
-        frames: samples to expect, if known: more than four gigabytes need another header.
+        frames: samples to expect: more than four gigabytes need another header. None where nobody knows, as of live input;
+            the header is then one that can hold any number, and becomes that of a plain WAV where it was not needed.
     """
 
     path: Path
@@ -68,7 +71,7 @@ class Target:
     sample_rate: int
     layout: Layout = "channels"
     subtype: Subtype | None = None
-    frames: int = 0
+    frames: int | None = 0
 
     def __post_init__(self) -> None:
         suffix, allowed = self.path.suffix.lower(), SUBTYPES.get(self.path.suffix.lower(), ())
@@ -109,7 +112,7 @@ class Target:
         """As libsndfile calls it."""
         if self.path.suffix.lower() == ".flac":
             return "FLAC"
-        return "RF64" if self.frames * self.channels * 4 > LARGEST_WAV else "WAV"
+        return "RF64" if self.frames is None or self.frames * self.channels * 4 > LARGEST_WAV else "WAV"
 
 
 def write_voices(blocks: Iterable[Samples], target: Target) -> Written:
@@ -142,6 +145,8 @@ def _write(blocks: Iterable[Samples], target: Target) -> int:
                 for file, voices in zip(files, [block] if target.layout == "channels" else block[:, None], strict=True):
                     file.write(voices.T)
         for made, path in zip(partial, target.paths, strict=True):
+            if target.format == "RF64" and target.frames is None:
+                _shorten_header(made)
             made.replace(path)
     finally:
         for path in partial:
@@ -151,6 +156,19 @@ def _write(blocks: Iterable[Samples], target: Target) -> int:
 
 def _sound_file(path: Path, target: Target) -> soundfile.SoundFile:
     return soundfile.SoundFile(path, "w", target.sample_rate, target.channels, target.kind, format=target.format)
+
+
+def _shorten_header(path: Path) -> None:
+    """Make an RF64 header that was not needed that of a WAV, which more programs read."""
+    if path.stat().st_size > LARGEST_WAV:
+        return
+    with path.open("r+b") as file:
+        head = file.read(RF64_HEADER)
+        if head[:4] + head[12:16] + head[-8:] != b"RF64ds64data" + b"\xff" * 4:
+            return  # another libsndfile may lay it out otherwise; it is right as it is
+        file.seek(0)
+        whole, samples = struct.unpack_from("<QQ", head, 20)
+        file.write(b"RIFF" + struct.pack("<I", whole) + b"WAVEJUNK" + head[16:-4] + struct.pack("<I", samples))
 
 
 @contextmanager

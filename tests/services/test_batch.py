@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import uuid
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -94,6 +95,19 @@ def test_outputs_never_collide(folder, tmp_path):
     with pytest.raises(ConfigError, match="overwrite its input"):
         tag_files([str(folder)], folder, Lengths())
     assert not (tmp_path / "out").exists()
+
+
+def test_an_input_is_not_overwritten_whatever_the_folder_is_called(folder, tmp_path, monkeypatch):
+    (folder / "c.jsonl").write_text('{"text": "keep"}\n')
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for out in ["../in", "deep/..", str(tmp_path / "link")]:
+        with pytest.raises(ConfigError, match=r"c\.jsonl: the output would overwrite its input"):
+            tag_files(["c.jsonl"], Path(out), Lengths())
+    (folder / "b.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"b\.txt: the output would overwrite another input: got .*/in/deep/b\.jsonl"):
+        tag_files([str(folder / "b.txt"), "*/b.jsonl"], Path("deep"), Lengths())
+    assert (folder / "c.jsonl").read_text() == '{"text": "keep"}\n'
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,14 @@ def test_what_cannot_begin_says_so_before_anything_is_done(tree):
     with pytest.raises(ConfigError, match="two inputs have the same output"):
         separate_files([str(tree / "in")], tree / "out", separator, "channels", ".wav")
     assert not separator.progress
+
+
+def test_an_input_is_not_overwritten_by_way_of_its_parent(tree, monkeypatch):
+    monkeypatch.chdir(tree / "in")
+    before = (tree / "in" / "one.wav").read_bytes()
+    with pytest.raises(ConfigError, match="would overwrite its input"):
+        separate_files(["one.wav"], Path("../in"), Halves(), "channels", ".wav")
+    assert (tree / "in" / "one.wav").read_bytes() == before
 
 
 def test_scaling_is_told(tree, capsys):

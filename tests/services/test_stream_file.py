@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 import sys
+import threading
 import types
 
 import numpy as np
@@ -92,3 +95,73 @@ def test_a_target_that_cannot_be(tmp_path):
     soundfile.write(tmp_path / "talk.wav", noise(100), 8000)
     with pytest.raises(ConfigError, match=r"\.wav or \.flac"):
         stream_file(str(tmp_path / "talk.wav"), Delayed(), "voices.mp3", None, 1)
+
+
+def test_a_source_is_not_overwritten_however_it_is_called(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "talk.wav", noise(100), 8000)
+    before = (tmp_path / "talk.wav").read_bytes()
+    (tmp_path / "link.wav").symlink_to("talk.wav")
+    monkeypatch.chdir(tmp_path)
+    for source, out in [("talk.wav", "talk.wav"), ("talk.wav", f"../{tmp_path.name}/talk.wav"), ("link.wav", "talk.wav")]:
+        for rate in (None, 8000):
+            with pytest.raises(ConfigError, match="the output would overwrite its input"):
+                stream_file(source, Delayed(), out, rate, 1)
+    assert (tmp_path / "talk.wav").read_bytes() == before
+
+
+class Microphone:
+    """0.1 s of sound, then silence and a wait that only Ctrl-C ends."""
+
+    def __init__(self):
+        self.left = io.BytesIO((noise(800) * 2**15).astype("<i2").tobytes())
+
+    def read(self, size):
+        if not (content := self.left.read(size)):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Event().wait(10)
+        return content
+
+
+class Interrupted(Delayed):
+    """Ctrl-C comes while a chunk is computed."""
+
+    def __init__(self, times=1):
+        super().__init__()
+        self.times = times
+
+    def push(self, chunk):
+        if len(self.chunks) == 2:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+        return super().push(chunk)
+
+
+@pytest.mark.parametrize(("separator", "samples"), [(Delayed(), 800), (Interrupted(), 480)])
+def test_ctrl_c_ends_live_input_and_keeps_it(tmp_path, monkeypatch, separator, samples):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=Microphone()))
+    before = signal.getsignal(signal.SIGINT)
+    said = stream_file("-", separator, str(tmp_path / "voices.wav"), None, 1)
+    assert said.startswith(f"{samples / 8000:.2f} s of sound")
+    assert [path.name for path in tmp_path.iterdir()] == ["voices.wav"]
+    assert soundfile.info(tmp_path / "voices.wav").frames == samples
+    assert (tmp_path / "voices.wav").read_bytes()[:4] == b"RIFF"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_twice_or_over_a_file_stops_the_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=Microphone()))
+    soundfile.write(tmp_path / "talk.wav", noise(800), 8000)
+    for source, separator in [("-", Interrupted(2)), (str(tmp_path / "talk.wav"), Interrupted())]:
+        with pytest.raises(KeyboardInterrupt):
+            stream_file(source, separator, str(tmp_path / "voices.wav"), None, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.wav"]
+
+
+def test_a_reader_that_has_enough_ends_the_stream(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    samples = (noise(4000) * 2**15).astype("<i2")
+    with os.fdopen(writer, "wb") as target:  # which writes what is left when it closes, as Python does with stdout
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(samples.tobytes())))
+        monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(buffer=target))
+        assert "s of sound" in stream_file("-", Delayed(), "-", None, 1)

@@ -57,6 +57,11 @@ def wav(channels=1, rate=8000, data=bytes(200), bits=16, promised=None, tag=b"RI
     return tag + struct.pack(f"{order}I", 4 + len(chunks)) + b"WAVE" + chunks
 
 
+def endless(content):
+    """A FLAC as encoders leave it that write to a pipe: 36 bits of its STREAMINFO, the number of samples, are 0."""
+    return content[:21] + bytes([content[21] & 0xF0]) + bytes(4) + content[26:]
+
+
 def floats(*values):
     return wav(bits=32, data=np.array(values, np.float32).tobytes())
 
@@ -155,6 +160,36 @@ def test_a_recording_that_breaks_off_is_an_error(kind, subtype, share):
     content = encoded(kind, subtype, sound(100_000))
     with pytest.raises(AudioTruncatedError, match=r"talk: .*(breaks off|promises more)"):
         read(content[: int(share * len(content))])
+
+
+@pytest.mark.parametrize("block", [700, 2**16])
+@pytest.mark.parametrize("samples", [30_000, 200_000])
+def test_a_flac_that_does_not_say_how_long_it_is_is_counted(samples, block):
+    whole = encoded("FLAC", "PCM_16", sound(samples))
+    with Recording.open(io.BytesIO(endless(whole))) as recording:
+        assert (recording.frames, recording.seconds) == (samples, samples / 24_000)
+        np.testing.assert_array_equal(np.concatenate(list(recording.blocks(block))), read(whole))
+
+
+def test_limits_hold_for_a_flac_that_does_not_say_how_long_it_is():
+    content = endless(encoded("FLAC", "PCM_16", sound(200_000)))
+    with pytest.raises(AudioSecondsError, match=r"expected at most 1 s, got at least 2\.7 s"):
+        read(content, limits=Limits(seconds=1.0))
+    with pytest.raises(AudioChannelsError):
+        read(content, limits=Limits(channels=1))
+    assert len(read(content, limits=Limits(seconds=200_000 / 24_000))) == 200_000
+    with pytest.raises(
+        AudioTruncatedError, match=r"does not say how long it is, got at least \d{5} samples \(\d\.\d s\).*ffmpeg"
+    ):
+        read(content[: len(content) // 2])
+
+
+def test_what_there_is_of_a_broken_flac_is_told():
+    content = encoded("FLAC", "PCM_16", sound(100_000))
+    with pytest.raises(
+        AudioTruncatedError, match=r"expected 100000 samples .* got at least 4\d{4} samples \((1\.[7-9]|2\.0) s\)"
+    ):
+        read(content[: len(content) // 2])
 
 
 @pytest.mark.parametrize(("loudness", "guess"), [((1, 0, 0, 0), "short"), ((0, 0, 0, 1), "long")])

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
+import struct
+
 import numpy as np
 import pytest
 import soundfile
 
 from models.errors import ConfigError
 from models.separator import writing
+from models.separator.containers import read_wav
 from models.separator.writing import Target, write_voices
 
 NAMES = ["speaker_1", "speaker_2"]
@@ -87,6 +91,25 @@ def test_over_four_gigabytes_the_header_is_a_longer_one(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "LARGEST_WAV", 1000)
     made = voices()
     np.testing.assert_array_equal(read(write_voices(blocks(made), Target(tmp_path / "a.wav", NAMES, 8000, frames=5000))), made)
+
+
+@pytest.mark.parametrize("samples", [0, 5, 5000])
+@pytest.mark.parametrize("layout", ["channels", "files"])
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16", "PCM_24"])
+def test_what_nobody_knows_the_length_of_may_become_longer_than_four_gigabytes(tmp_path, monkeypatch, samples, layout, subtype):
+    """A file that stays short has the header of a WAV all the same."""
+    made = voices(samples=5000)[:, :samples]
+    target = Target(tmp_path / "a.wav", NAMES, 8000, layout, subtype, frames=None)
+    for most, head in [(2**32 - 2**16, b"RIFF"), (110, b"RF64" if samples else b"RIFF")]:
+        monkeypatch.setattr(writing, "LARGEST_WAV", most)
+        written = write_voices(iter([made]), target)
+        assert written.seconds == samples / 8000
+        np.testing.assert_allclose(read(written), made, atol=0 if subtype == "FLOAT" else 2**-15)
+        for path in written.paths:
+            content = path.read_bytes()
+            assert content[:4] == head
+            assert head == b"RF64" or content[4:8] == struct.pack("<I", len(content) - 8)
+            assert read_wav(io.BytesIO(content), len(content), "a").frames == samples
 
 
 @pytest.mark.parametrize(
