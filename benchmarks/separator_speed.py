@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from asteroid_parity import asteroid_python
+from worker import ROOT, Worker, answer
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 SAMPLES = ROOT / "services" / "page" / "samples"
 RATE = 8000
 PEERS = ("torchaudio", "asteroid")
@@ -50,24 +49,23 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from benchmarks.asteroid_parity import asteroid_python
-
     cores = sorted(os.sched_getaffinity(0))[: arguments.cores]
     pythons = {"asteroid": asteroid_python()}
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[str, Worker] = {}
         for peer in PEERS:  # the peer first: it writes the weights that ours reads
             for name in (peer, f"ours-{peer}"):
-                workers[name] = Worker(pythons.get(name, sys.executable), name, Path(folder), cores)
+                command = [pythons.get(name, sys.executable), __file__, "--worker", name, "--folder", folder]
+                workers[name] = Worker(command, cores)
         try:
-            figures = [measure(workers, seconds, arguments.rounds) for seconds in arguments.seconds]
+            figures = [measure(workers, seconds, arguments.rounds, Path(folder)) for seconds in arguments.seconds]
         finally:
             for worker in workers.values():
                 worker.close()
     print(json.dumps(figures, indent=2))
 
 
-def measure(workers: dict[str, Worker], seconds: float, rounds: int) -> dict[str, Any]:
+def measure(workers: dict[str, Worker], seconds: float, rounds: int, folder: Path) -> dict[str, Any]:
     for worker in workers.values():
         worker.turn(seconds)  # not counted
     taken: dict[str, list[float]] = {name: [] for name in workers}
@@ -80,7 +78,7 @@ def measure(workers: dict[str, Worker], seconds: float, rounds: int) -> dict[str
         print(f"{name:<30}{statistics.median(each) / seconds:>14.4f}{min(each) / seconds:>10.4f}{max(each) / seconds:>10.4f}")
     for peer in PEERS:
         ratios = [theirs / ours for theirs, ours in zip(taken[peer], taken[f"ours-{peer}"], strict=True)]
-        theirs, ours = (np.load(workers[name].output) for name in (peer, f"ours-{peer}"))
+        theirs, ours = (np.load(folder / f"{name}.npy") for name in (peer, f"ours-{peer}"))
         mixture, voices = recording(seconds)
         theirs = theirs + (mixture - theirs.sum(0)) / len(theirs)
         difference = max(abs(si_snr(a, v) - si_snr(b, v)) for a, b, v in zip(theirs, ours, voices, strict=True))
@@ -99,51 +97,17 @@ def measure(workers: dict[str, Worker], seconds: float, rounds: int) -> dict[str
     return figures
 
 
-class Worker:
-    """A process that loads one network, then times one pass for every length that it is sent."""
-
-    def __init__(self, python: str, name: str, folder: Path, cores: list[int]) -> None:
-        threads = str(len(cores))
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CONVOY_THREADS")
-        self.output = folder / f"{name}.npy"
-        self.process = subprocess.Popen(
-            [python, __file__, "--worker", name, "--folder", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **dict.fromkeys(names, threads), "PYTHONPATH": str(ROOT)},
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        self._answer()
-
-    def turn(self, seconds: float) -> float:
-        assert self.process.stdin
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        return float(self._answer())
-
-    def close(self) -> None:
-        self.process.communicate(timeout=60)
-
-    def _answer(self) -> str:
-        assert self.process.stdout
-        while line := self.process.stdout.readline():
-            if line.startswith("= "):
-                return line[2:]
-        sys.exit(f"{self.process.args!r} stopped with exit status {self.process.wait()}; its message is above")
-
-
 def work(name: str, folder: Path) -> None:
     separate = {"torchaudio": torchaudios, "asteroid": asteroids}.get(name) or ours
     run = separate(folder / f"{name.removeprefix('ours-')}.pt")
-    print("= ready", flush=True)
+    answer("ready")
     for line in sys.stdin:
         mixture, _ = recording(float(line))
         start = time.perf_counter()
         voices = run(mixture)
         taken = time.perf_counter() - start
         np.save(folder / f"{name}.npy", voices)
-        print(f"= {taken}", flush=True)
+        answer(taken)
 
 
 def ours(weights: Path) -> Separate:

@@ -27,7 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from worker import ROOT, Worker, answer
+
 SPACY = "spacy==3.8.18"
 SETTINGS = [(64, 1), (256, 1), (1000, 1), (4000, 1), (256, 2), (1000, 2)]  # spaCy's batch size in sentences, processes
 UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
@@ -72,11 +73,10 @@ def compare(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sentences.json"
         file.write_text(json.dumps(sentences), "utf-8")
+        given = ["--sentences", str(file)]
         workers = {
-            "convoy": Worker(
-                sys.executable, ["--worker", "convoy", "--bundle", arguments.bundle, "--sentences", str(file)], cores
-            ),
-            "spacy": Worker(peer, ["--worker", "spacy", "--sentences", str(file)], cores),
+            "convoy": Worker([sys.executable, __file__, "--worker", "convoy", "--bundle", arguments.bundle, *given], cores),
+            "spacy": Worker([peer, __file__, "--worker", "spacy", *given], cores),
         }
         try:
             for worker in workers.values():
@@ -91,55 +91,20 @@ def compare(arguments: argparse.Namespace) -> None:
     report(arguments, sentences, workers, speeds, words)
 
 
-class Worker:
-    """A process that loads one tagger, says what it is, then times one pass for every line it is sent."""
-
-    def __init__(self, python: str, options: Sequence[str], cores: Sequence[int]) -> None:
-        threads = str(len(cores))
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, threads), "PYTHONPATH": str(ROOT)}
-        command = [python, __file__, *options]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        self.about: dict[str, Any] = json.loads(self._answer())
-
-    def turn(self) -> float:
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return float(self._answer())
-
-    def close(self) -> None:
-        self.process.communicate(timeout=60)
-
-    def _answer(self) -> str:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.process.args!r} stopped with exit status {self.process.wait()}; its message is above")
-        return line
-
-
 Tag = Callable[[Sequence[Sequence[str]]], int]
 
 
 def work(loaded: tuple[Tag, dict[str, Any]], sentences: list[list[str]]) -> None:
     tag, about = loaded
     words = sum(map(len, sentences))
-    print(json.dumps({**about, "python": platform.python_version()}), flush=True)
+    answer(json.dumps({**about, "python": platform.python_version()}))
     for _ in sys.stdin:
         started = time.perf_counter()
         labels = tag(sentences)
         taken = time.perf_counter() - started
         if labels != words:
             sys.exit(f"{labels} labels for {words} words")
-        print(taken, flush=True)
+        answer(taken)
 
 
 def convoy(bundle: str) -> tuple[Tag, dict[str, Any]]:
@@ -240,8 +205,8 @@ def report(
     print(f"{'words per second':<28}{'median':>12}{'lowest':>12}{'highest':>12}")
     for name, worker in workers.items():
         median, lowest, highest = statistics.median(speeds[name]), min(speeds[name]), max(speeds[name])
-        print(f"{worker.about['name']:<28}{median:>12,.0f}{lowest:>12,.0f}{highest:>12,.0f}")
-        figures[name] = {**worker.about, "words_per_second": {"median": median, "rounds": speeds[name]}}
+        print(f"{json.loads(worker.ready)['name']:<28}{median:>12,.0f}{lowest:>12,.0f}{highest:>12,.0f}")
+        figures[name] = {**json.loads(worker.ready), "words_per_second": {"median": median, "rounds": speeds[name]}}
     print(f"{'ratio, round by round':<28}{statistics.median(ratios):>12.2f}{min(ratios):>12.2f}{max(ratios):>12.2f}\n")
     text = json.dumps(figures, indent=2)
     print(text)

@@ -253,13 +253,7 @@ class TCN(nn.Module):
     def mask(self, features: Tensor) -> Tensor:
         """(batch, K, Sc) → (batch, K, C, N)."""
         masks: Tensor = self.masks(self.prelu(features)).unflatten(2, (self.settings.sources, self.settings.filters))
-        match self.settings.mask:
-            case "sigmoid":
-                return torch.sigmoid(masks)
-            case "relu":
-                return torch.relu(masks)
-            case "softmax":
-                return torch.softmax(masks, dim=2)
+        return activate_masks(masks, self.settings.mask, sources=2)
 
     def initial_state(self, batch: int = 1) -> dict[str, Tensor]:
         """State before the first frame; see ``advance``."""
@@ -288,6 +282,17 @@ class TCN(nn.Module):
             path, skips = self.join(block, out, path, skips)
         count = (state["count"] + encoded.shape[1]).clamp(max=MEMORY)
         return self.mask(path if skips is None else skips), {"count": count, "moments": torch.stack(after, 1), **tails}
+
+
+def activate_masks(masks: Tensor, kind: Mask, sources: int) -> Tensor:
+    """Apply the masks' activation; ``sources`` is the axis of the voices, over which softmax sums to one."""
+    match kind:
+        case "sigmoid":
+            return torch.sigmoid(masks)
+        case "relu":
+            return torch.relu(masks)
+        case "softmax":
+            return torch.softmax(masks, dim=sources)
 
 
 class ConvTasNet(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, prelu
 
 from models.errors import ConfigError
-from models.separator.network import TCN, Block, ConvTasNet, Norm
+from models.separator.network import TCN, Block, ConvTasNet, Norm, activate_masks
 from training.export import Graph
 
 EXAMPLE_SECONDS = 0.5  # of the recording on which ONNX and torch are compared
@@ -82,13 +82,7 @@ class Convolutions(nn.Module):
                 skips = skip if skips is None else skips + skip
         features = prelu(path if skips is None else skips, separator.prelu.weight)
         masks = self.linear(separator.masks, features).reshape(s.sources, s.filters, 1, -1)
-        match s.mask:
-            case "sigmoid":
-                return torch.sigmoid(masks)
-            case "relu":
-                return torch.relu(masks)
-            case "softmax":
-                return torch.softmax(masks, dim=0)
+        return activate_masks(masks, s.mask, sources=0)
 
     def inside(self, block: Block, path: Tensor) -> Tensor:
         """A block up to its output: (1, B, 1, K) → (1, H, 1, K)."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
@@ -71,4 +72,4 @@ def _at(samples: NDArray[np.float64], level: float, where: str) -> NDArray[np.in
 
 if __name__ == "__main__":
     source, target = sys.argv[1:3] if len(sys.argv) == 3 else ("data", "services/page/samples")
-    print(make_sample(Path(source), Path(target)))  # noqa: T201
+    click.echo(make_sample(Path(source), Path(target)))
