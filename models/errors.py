@@ -7,13 +7,20 @@
     │   │   ├── AudioEmptyError       … or holds no sample
     │   │   └── AudioTruncatedError   … or less than its header promises
     │   ├── AudioKindError    not a kind of file that sound is read from       HTTP 415
+    │   ├── VolumeError       a volume that cannot be read
+    │   │   └── VolumeTruncatedError  … or holds less than its header promises
+    │   ├── VolumeKindError   not a kind of file that volumes are read from    HTTP 415
     │   ├── TooLargeError     over a limit that the message names              HTTP 413
     │   │   ├── AudioBytesError       a recording of too many bytes
-    │   │   └── AudioSecondsError     … or seconds
+    │   │   ├── AudioSecondsError     … or seconds
+    │   │   └── VolumeTooLargeError   a volume of too many voxels or bytes
     │   └── UnprocessableError  understood, but cannot be done                 HTTP 422
     │       ├── AudioRateError        a sample rate out of range
     │       ├── AudioChannelsError    too many channels
-    │       └── AudioSamplesError     samples that are no sound: NaN, infinite, far too loud
+    │       ├── AudioSamplesError     samples that are no sound: NaN, infinite, far too loud
+    │       ├── VolumeShapeError      not three axes
+    │       ├── VolumeGeometryError   a grid that cannot be trusted: sheared, without lengths, unknown where it matters
+    │       └── VolumeValuesError     voxels that are no numbers
     ├── BundleError           a bundle is missing, damaged or of another version
     ├── ConfigError           settings that do not fit together
     └── UnavailableError      busy, starting or stopping                       HTTP 503
@@ -106,6 +113,34 @@ class AudioChannelsError(UnprocessableError):
 
 class AudioSamplesError(UnprocessableError):
     code = "audio_samples"
+
+
+class VolumeError(InputError):
+    code = "volume_unreadable"
+
+
+class VolumeTruncatedError(VolumeError):
+    code = "volume_truncated"
+
+
+class VolumeKindError(InputError):
+    code, status = "volume_unsupported", 415
+
+
+class VolumeTooLargeError(TooLargeError):
+    code = "volume_too_large"
+
+
+class VolumeShapeError(UnprocessableError):
+    code = "volume_shape"
+
+
+class VolumeGeometryError(UnprocessableError):
+    code = "volume_geometry"
+
+
+class VolumeValuesError(UnprocessableError):
+    code = "volume_values"
 
 
 class BundleError(ConvoyError):

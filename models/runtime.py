@@ -24,6 +24,7 @@ Precision = Literal["f32", "bf16"]
 Arrays = dict[str, NDArray[Any]]
 Key = tuple[tuple[int, ...], ...]
 CGROUP = Path("/sys/fs/cgroup")
+TOLERANCE = 0.05
 
 
 def threads(root: Path = CGROUP) -> int:
@@ -52,7 +53,9 @@ def _quota(root: Path) -> int | None:
     return math.ceil(int(limit) / int(period))
 
 
-def choose_precision(capabilities: Sequence[str], differences: Mapping[str, float | None], tolerance: float = 0.05) -> Precision:
+def choose_precision(
+    capabilities: Sequence[str], differences: Mapping[str, float | None], tolerance: float = TOLERANCE
+) -> Precision:
     """bf16 where the processor computes in it and the bundle measured a difference within the tolerance, else f32."""
     difference = differences.get("bf16")
     return "bf16" if "BF16" in capabilities and difference is not None and difference <= tolerance else "f32"
@@ -79,6 +82,7 @@ class Runtime:
         precision: force one; None chooses.
         count: threads; None takes what the cgroup allows.
         parallel: many small runs at the same time, one thread each, instead of all threads on one run.
+        tolerance: of the outputs, up to which bf16 is taken.
     """
 
     def __init__(
@@ -88,9 +92,10 @@ class Runtime:
         precision: Precision | None = None,
         count: int | None = None,
         parallel: bool = False,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self.path = path
-        self.precision = precision or choose_precision(capabilities(), differences or {})
+        self.precision = precision or choose_precision(capabilities(), differences or {}, tolerance)
         self.threads = count or threads()
         self.streams = self.threads if parallel else 1
         self._compiled: dict[Key | None, openvino.CompiledModel] = {}

@@ -49,7 +49,7 @@ def rate(step: int, steps: int, warmup: float, schedule: str, falling: float = 0
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal, for matrices; AdamW for vectors and single numbers.
+    """Momentum made orthogonal, for matrices and kernels (channels × what they see); AdamW for vectors and single numbers.
 
     Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", with the scale 0.2·√max(rows, columns) of
     Liu et al. 2025 (arXiv:2502.16982), so that learning rate and weight decay are those of AdamW. torch.optim.Muon does
@@ -70,15 +70,17 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    direction = self._matrix if parameter.ndim == 2 and min(parameter.shape) > 3 else self._vector
+                    rows = parameter.shape[0] if parameter.ndim > 1 else 1
+                    direction = self._matrix if min(rows, parameter.numel() // rows) > 3 else self._vector
                     parameter.add_(direction(parameter, parameter.grad, group["momentum"]), alpha=-group["lr"])
         return loss
 
     def _matrix(self, parameter: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         state = cast(dict[str, Any], self.state[parameter])
         mean = state.setdefault("momentum", torch.zeros_like(parameter)).mul_(momentum).add_(gradient, alpha=1 - momentum)
-        matrix: Tensor = orthogonal(gradient.lerp(mean, momentum)) * (0.2 * max(parameter.shape) ** 0.5)
-        return matrix
+        direction = gradient.lerp(mean, momentum).flatten(1)
+        matrix: Tensor = orthogonal(direction) * (0.2 * max(direction.shape) ** 0.5)
+        return matrix.view_as(parameter)
 
     def _vector(self, parameter: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         state = cast(dict[str, Any], self.state[parameter])
@@ -90,12 +92,19 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, nearly: singular values between 0.7 and 1.2, by Newton and Schulz's iteration."""
+    """The nearest semi-orthogonal matrix, nearly: singular values between 0.7 and 1.2, by Newton and Schulz's iteration.
+
+    Each step multiplies the matrix by a polynomial of its own square. The squares alone follow from one another, so the long side
+    is seen twice, not three times a step.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    square, eye = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
+    product = eye
     for _ in range(steps):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
+        factor = a * eye + b * square + c * square @ square
+        product, square = factor @ product, factor @ square @ factor
+    x = product @ x
     return x.T if tall else x

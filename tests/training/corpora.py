@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from models.tagger.vectors import VectorTable
+from tests.scans import write_decathlon
 from tests.training.separator.speakers import write_mixtures, write_speakers
 
 LIGHTNING = "lightning.pytorch"
@@ -81,6 +82,7 @@ def write_data(folder: Path) -> None:
     write_speakers(folder / "data/speech/dev", 2, files=1)
     for part in ("tr", "cv"):
         write_mixtures(folder / "data/wsj0-2mix/2speakers/wav8k/min" / part)
+    write_decathlon(folder / "data/hippocampus", 10, (10, 14, 10))
     random = np.random.default_rng(0)
     characters = sorted(set("".join(CHINESE)))
     tables = {

@@ -30,7 +30,13 @@ def data(tmp_path_factory):
 def test_a_config_trains_and_keeps_the_best_and_the_last(path, data, monkeypatch):
     """At a rate of zero no epoch is better than the first: the last is kept all the same, to go on from."""
     monkeypatch.chdir(data)
-    trainer = {"max_epochs": 2, "limit_train_batches": 1, "log_every_n_steps": 1, "accelerator": "cpu"}
+    trainer = {
+        "max_epochs": 2,
+        "limit_train_batches": 1,
+        "check_val_every_n_epoch": 1,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+    }
     settings = [part for name, value in trainer.items() for part in (f"--trainer.{name}", str(value))]
     settings += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     if path.stem.startswith("separator"):  # the stages in its file parse too, but take a minute at the paper's size
@@ -52,7 +58,7 @@ def test_a_config_trains_and_keeps_the_best_and_the_last(path, data, monkeypatch
 def test_a_card_is_complete(path):
     card = read_card(path)
     assert card.name == path.name.removesuffix(".card.yaml")
-    assert card.languages
+    assert bool(card.languages) is not card.name.startswith("segmenter")
     assert card.data
     assert f"training/configs/{card.name}.yaml" in card.recipe
 

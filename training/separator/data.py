@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from models.errors import ConfigError
+from training.places import Place, Places
 from training.separator.mixtures import FixedMixture, FixedMixtures, read_list
 from training.separator.speech import DynamicMixtures, Mixing, Recordings
 
@@ -55,9 +56,6 @@ class Stage:
     batch_size: int
 
 
-Place = tuple[int, int]  # epoch, number of the batch
-
-
 class _Drawn(Dataset[Batch]):
     """Batches by their place."""
 
@@ -85,23 +83,6 @@ class _Fixed(Dataset[Batch]):
         mixture, voices = self.mixtures[number].load(self.rate)
         stop = len(mixture) if self.seconds is None else round(self.seconds * self.rate)
         return Batch(mixture[None, :stop], voices[None, :, :stop])
-
-
-class Places(Sampler[Place]):
-    """The batches of an epoch that belong to this process. Lightning tells the epoch."""
-
-    def __init__(self, batches: int, rank: int = 0, world: int = 1) -> None:
-        self.batches, self.rank, self.world, self.epoch = batches, rank, world, 0
-
-    def __len__(self) -> int:
-        return self.batches // self.world
-
-    def __iter__(self) -> Iterator[Place]:
-        for number in range(len(self)):
-            yield self.epoch, number * self.world + self.rank
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
 
 class SeparatorData(lightning.LightningDataModule):

@@ -10,7 +10,8 @@ import torch
 
 from models.errors import ConfigError, DataFormatError
 from tests.training.separator.speakers import write_speakers
-from training.separator.data import MixtureList, Places, SeparatorData, Stage
+from training.places import Places
+from training.separator.data import MixtureList, SeparatorData, Stage
 from training.separator.mixtures import draw_list, read_list
 from training.separator.speech import DynamicMixtures, Mixing, Recordings
 

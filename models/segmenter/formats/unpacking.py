@@ -1,0 +1,107 @@
+"""Packed voxels, unpacked onto disk: as many bytes as the header promises and never more, whatever the stream would unfold to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from models.errors import VolumeError, VolumeTruncatedError
+
+PIECE = 2**20  # bytes
+GZIP = b"\x1f\x8b"
+
+
+class Unpacked:
+    """A gzip or zlib stream, read forwards; several gzip members follow one another.
+
+    Args:
+        file: packed bytes.
+        where: what messages call it.
+    """
+
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        self._file, self._where = file, where
+        self._engine = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._waiting = b""  # packed
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer at the end.
+
+        Raises:
+            VolumeError: not such a stream, or a damaged one.
+        """
+        parts: list[bytes] = []
+        while size > 0 and not self._ended:
+            if not self._waiting and not (piece := self._file.read(PIECE)):
+                break
+            given = self._waiting or piece
+            try:
+                part = self._engine.decompress(given, size)
+            except zlib.error as error:
+                fix = "The file is damaged: copy or export it again."
+                raise VolumeError("the packed voxels cannot be unpacked", where=self._where, got=error, fix=fix) from error
+            self._waiting = self._engine.unconsumed_tail
+            if self._engine.eof:
+                self._next_member()
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _next_member(self) -> None:
+        rest = self._engine.unused_data or self._file.read(PIECE)
+        if rest.lstrip(b"\0")[:2] == GZIP:
+            self._engine, self._waiting = zlib.decompressobj(zlib.MAX_WBITS | 32), rest.lstrip(b"\0")
+        else:
+            self._ended = True
+
+
+def unpack(stream: Unpacked, target: Path, shape: tuple[int, ...], dtype: DTypeLike, where: str) -> NDArray[np.generic]:
+    """Unpack voxels into a file, and map it.
+
+    Raises:
+        VolumeTruncatedError: fewer bytes than the shape needs.
+        VolumeError: a damaged stream.
+    """
+    kind = np.dtype(dtype)
+    needed = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    with target.open("wb") as file:
+        for piece in _pieces(stream, needed):
+            file.write(piece)
+        written = file.tell()
+    if written < needed:
+        raise truncated(where, needed, written)
+    stream.read(1)  # what follows the last voxel is the checksum, which is compared as it is read
+    return np.memmap(target, kind, "r", shape=shape)
+
+
+def _pieces(stream: Unpacked, size: int) -> Iterator[bytes]:
+    while size > 0 and (piece := stream.read(min(PIECE, size))):
+        yield piece
+        size -= len(piece)
+
+
+def map_raw(path: Path, offset: int, shape: tuple[int, ...], dtype: DTypeLike, where: str) -> NDArray[np.generic]:
+    """Map voxels that lie in a file as they are.
+
+    Raises:
+        VolumeTruncatedError: the file ends early.
+    """
+    kind = np.dtype(dtype)
+    needed, there = int(np.prod(shape, dtype=np.int64)) * kind.itemsize, path.stat().st_size - offset
+    if there < needed:
+        raise truncated(where, needed, max(0, there))
+    return np.memmap(path, kind, "r", offset=offset, shape=shape)
+
+
+def truncated(where: str, needed: int, there: int) -> VolumeTruncatedError:
+    """The error of a file that ends early."""
+    fix = "The file was cut short: copy or export it again."
+    return VolumeTruncatedError(
+        "the file ends early", where=where, expected=f"{needed:,} bytes of voxels", got=f"{there:,}", fix=fix
+    )

@@ -1,0 +1,107 @@
+"""What is done to patches so that a network does not learn them by heart; the transforms are TorchIO's.
+
+Çiçek et al. 2016 rotate, scale, change grey values and deform by B-splines; so do we. Labels outside of the patch are
+unannotated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torchio
+from torch import Tensor
+
+from models.errors import ConfigError
+from training.segmenter.losses import UNANNOTATED
+
+SHIFT = -UNANNOTATED  # added to labels while they are deformed, so that TorchIO's filling, 0, is what is not annotated
+
+
+@dataclass
+class Augmentation:
+    """How often and how much. Chances are between 0 and 1.
+
+    Attributes:
+        affine: chance of a rotation and scaling.
+        degrees: of rotation about each axis, at most.
+        scale: largest change of size, as a share.
+        deformation: chance of a deformation by B-splines.
+        control_points: of the B-splines, along each axis.
+        displacement: of a control point, voxels at most.
+        grey: chance of a gamma curve, and of another contrast and brightness.
+        noise: chance of Gaussian noise.
+        blur: chance of a Gaussian blur.
+        flips: axes (of z, y, x, turned) that may be mirrored; empty for none.
+    """
+
+    affine: float = 0.5
+    degrees: float = 15.0
+    scale: float = 0.2
+    deformation: float = 0.2
+    control_points: int = 7
+    displacement: float = 4.0
+    grey: float = 0.3
+    noise: float = 0.15
+    blur: float = 0.1
+    flips: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("affine", "deformation", "grey", "noise", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError("not a chance", where=name, expected="0 to 1", got=getattr(self, name))
+        if set(self.flips) - set("zyx"):
+            raise ConfigError("no such axes", where="flips", expected="some of the letters z, y, x", got=self.flips)
+        if self.control_points < 4:
+            raise ConfigError("too few control points", where="control_points", expected="4 or more", got=self.control_points)
+
+    def __call__(self, image: Tensor, labels: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Change a patch (z, y, x) and its labels, always in the same way for the same seed."""
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
+        with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global numbers
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            subject = torchio.Subject(
+                image=torchio.ScalarImage(tensor=image[None]), labels=torchio.LabelMap(tensor=(labels + SHIFT)[None].short())
+            )
+            for transform in self._drawn():
+                subject = transform(subject)
+        changed = cast(Any, subject)
+        values = changed["image"].data[0].float()
+        return self._contrast(values, generator), changed["labels"].data[0].long() - SHIFT
+
+    def _drawn(self) -> list[torchio.Transform]:
+        """The transforms of this patch."""
+        flips = tuple("zyx".index(axis) for axis in self.flips)
+        chances: list[tuple[float, Callable[[], Any]]] = [
+            (1.0 if flips else 0.0, lambda: torchio.RandomFlip(axes=flips)),
+            (
+                self.affine,
+                lambda: torchio.RandomAffine(
+                    scales=(1 - self.scale, 1 + self.scale), degrees=self.degrees, default_pad_value=0.0
+                ),
+            ),
+            (
+                self.deformation,
+                lambda: torchio.RandomElasticDeformation(self.control_points, max_displacement=self.displacement),
+            ),
+            (self.blur, lambda: torchio.RandomBlur((0.25, 1.0))),
+            (self.noise, lambda: torchio.RandomNoise(std=(0.0, 0.2))),
+        ]
+        return [make() for chance, make in chances if float(torch.rand(())) < chance]
+
+    def _contrast(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Gamma, contrast and brightness of normalised values, whose mean is near 0 (nnU-Net's ranges)."""
+        draw = torch.rand(6, generator=generator).tolist()
+        if draw[0] < self.grey:
+            values = values * (0.75 + 0.5 * draw[1]) + 0.2 * (2 * draw[2] - 1)
+        if draw[3] < self.grey:
+            low, high = values.min(), values.max()
+            span = (high - low).clamp(min=1e-6)
+            gamma = 0.7 + 0.8 * draw[4]
+            rising = ((values - low) / span).clamp(0, 1)
+            rising = rising**gamma if draw[5] < 0.7 else 1 - (1 - rising) ** gamma
+            values = rising * span + low
+        return values
