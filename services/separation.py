@@ -1,8 +1,6 @@
 """The work behind the separator's endpoints: which bundle, where the files lie, how much at once.
 
-A recording goes to disk as it arrives, is separated from file to file in a thread, and the answer is sent from disk: memory holds
-pieces only, however long it is. What can be wrong with its bytes is said by the predictor, which looks at them and not at what
-the client calls them. A client who hangs up stops the work, and its files are removed.
+What can be wrong with a recording's bytes is said by the predictor, which looks at them and not at what the client calls them.
 
 Bundles whose network is causal serve live streams; the others serve files, which a causal one does too when it is named or alone.
 """
@@ -12,33 +10,29 @@ from __future__ import annotations
 import functools
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
-from starlette.responses import Response
 
 from models.errors import TooLargeError, UnavailableError, UnprocessableError
 from models.separator.audio import Limits as RecordingLimits
 from models.separator.audio import Recording
 from models.separator.writing import HIGHEST_FLAC_RATE, MOST_FLAC_CHANNELS
+from services.file_calls import FileCalls, Made, display_stem
 from services.json_body import checked
 from services.pool import Job, Pool
 from services.service import UnknownModelError
 from services.settings import Settings
 from services.streams import StreamingSeparator, Streams
-from services.tasks import Task, Tasks
-from services.uploads import Upload, receive
-from services.workspace import FileAnswer, Workspace, Workspaces, disk_errors
+from services.uploads import Upload
+from services.workspace import Workspace, disk_errors
 
 _BARE_KINDS = ("audio/", "application/ogg", "application/octet-stream")
 KINDS = {"wav": "audio/wav", "flac": "audio/flac", "zip": "application/zip"}
 """Media types of the answers."""
 
 _BYTES_A_SAMPLE = 4
-_LONGEST_NAME = 80
 
 
 class Written(Protocol):
@@ -89,56 +83,21 @@ class SeparateForm(BaseModel):
     format: Annotated[Literal["wav", "flac"], Field(description="Of the file or files.")] = "wav"
 
 
-@dataclass(frozen=True)
-class Made:
-    """The file that answers a call; `scale` is what all voices were multiplied with so that integers do not clip."""
-
-    path: Path
-    name: str
-    kind: str
-    scale: float
-
-    def answer(self, workspace: Workspace, *, last: bool) -> FileAnswer:
-        """The file, to be sent; see `FileAnswer`."""
-        answer = FileAnswer(self.path, name=self.name, kind=self.kind, workspace=workspace, last=last)
-        answer.headers["X-Voices-Scale"] = f"{self.scale:.6g}"
-        return answer
-
-
-class Separation:
+class Separation(FileCalls):
     """Everything behind the separator's endpoints."""
 
     def __init__(self, separators: Mapping[str, Separator], settings: Settings) -> None:
-        self.separators, self._settings = dict(separators), settings
-        self._workspaces = Workspaces(settings.temporary)
-        self._pool = Pool("separate", settings.separations, settings.queue_separations)
-        # A line of their own: who waits for an answer never waits behind somebody's night of recordings.
-        self.tasks = Tasks[Made](Pool("tasks", 1, settings.max_tasks), settings.max_tasks, settings.task_seconds)
+        super().__init__("audio", _BARE_KINDS, settings, Pool("separate", settings.separations, settings.queue_separations))
+        self.separators = dict(separators)
         self.streams = Streams(settings.max_streams, settings.max_chunk_bytes, settings.stream_idle_seconds)
 
-    async def answer(self, request: Request) -> Response:
-        """Separate the recording of a request."""
-        work, workspace = await self._read(request, self._pool.check_room)
-        try:
-            made = await self._pool.run(work)
-        except BaseException:
-            workspace.remove()
-            raise
-        return made.answer(workspace, last=True)
+    def require_bundle(self) -> None:
+        self._default(live=False)
 
-    async def submit(self, request: Request) -> Task[Made]:
-        """Accept the recording of a request as a task."""
-        work, workspace = await self._read(request, self.tasks.check_room)
-        try:
-            return self.tasks.submit(work, workspace)
-        except BaseException:
-            workspace.remove()
-            raise
-
-    def result(self, task_id: str) -> Response:
-        """What a task made."""
-        made, workspace = self.tasks.result(task_id)
-        return made.answer(workspace, last=False)
+    def work(self, upload: Upload, workspace: Workspace) -> Callable[[Job], Made]:
+        form = checked(SeparateForm, upload.fields)
+        separator = self.choose(form.model, live=False)
+        return functools.partial(separate_upload, separator, upload, form, workspace, self._settings)
 
     def choose(self, model: str | None, *, live: bool) -> Separator:
         """The bundle named, or the first that fits.
@@ -159,10 +118,8 @@ class Separation:
         return found
 
     async def close(self) -> None:
-        await self._pool.close()
-        await self.tasks.close()
         self.streams.close()
-        self._workspaces.close()
+        await super().close()
 
     def _default(self, live: bool) -> Separator:
         fitting = sorted(self.separators.values(), key=lambda separator: separator.causal is not live)
@@ -171,20 +128,6 @@ class Separation:
             where = self._settings.bundles.name
             raise UnavailableError(f"no {kind} bundle is loaded", where=where, fix="Add one and restart.")
         return fitting[0]
-
-    async def _read(self, request: Request, check_room: Callable[[], None]) -> tuple[Callable[[Job], Made], Workspace]:
-        """The work that a request asks for, and the workspace where its recording lies."""
-        check_room()
-        self._default(live=False)
-        workspace = self._workspaces.new()
-        try:
-            upload = await receive(request, "audio", _BARE_KINDS, workspace.path / "recording", self._settings.timeout_seconds)
-            form = checked(SeparateForm, upload.fields)
-            separator = self.choose(form.model, live=False)
-        except BaseException:
-            workspace.remove()
-            raise
-        return functools.partial(separate_upload, separator, upload, form, workspace, self._settings), workspace
 
 
 def separate_upload(
@@ -214,10 +157,11 @@ def separate_upload(
             cancelled=job.cancelled,
         )
         upload.path.unlink()
-        stem, kind = display_name(upload.name), str(form.format)
+        stem = "-".join(filter(None, (display_stem(upload.name), "voices")))
+        kind = str(form.format)
         if form.output == "files":
             target, kind = _zipped(written.paths, folder / "voices.zip", stem), "zip"
-        return Made(target, f"{stem}.{kind}", KINDS[kind], written.scale)
+        return Made(target, f"{stem}.{kind}", KINDS[kind], {"X-Voices-Scale": f"{written.scale:.6g}"})
 
 
 def check_room_for_voices(path: Path, limits: RecordingLimits, sources: int, format: str, most: int) -> None:
@@ -240,13 +184,6 @@ def check_room_for_voices(path: Path, limits: RecordingLimits, sources: int, for
         expected = f"at most {HIGHEST_FLAC_RATE} Hz and {MOST_FLAC_CHANNELS} speakers"
         got = f"{rate} Hz, {sources} speakers"
         raise UnprocessableError("FLAC does not hold that", where="format", expected=expected, got=got, fix="Ask for wav.")
-
-
-def display_name(given: str) -> str:
-    """What the answer is called, after what the client calls the recording."""
-    stem = PurePosixPath(given.replace("\\", "/")).stem
-    clean = "".join(sign for sign in stem if sign.isprintable() and sign not in '/\\:*?"<>|').strip(" .")
-    return f"{clean[:_LONGEST_NAME]}-voices" if clean else "voices"
 
 
 def _zipped(files: Sequence[Path], target: Path, stem: str) -> Path:

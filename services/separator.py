@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from models.errors import InputError
+from services.file_calls import ASK, BINARY, described_fetch, described_submit, task_id
 from services.json_body import json_response
 from services.routes import route, websocket
 from services.separation import KINDS, SeparateForm, Separation, Separator
@@ -28,14 +28,12 @@ from services.uploads import UploadCall
 
 log = logging.getLogger("convoy.separator")
 
-_BINARY = {"type": "string", "format": "binary"}
-
 
 class RecordingForm(SeparateForm):
     """The form of ``POST /separate``, for its description."""
 
     audio: Annotated[
-        bytes, WithJsonSchema(_BINARY), Field(description="The recording: WAV, FLAC, OGG or MP3, whatever it is called.")
+        bytes, WithJsonSchema(BINARY), Field(description="The recording: WAV, FLAC, OGG or MP3, whatever it is called.")
     ]
 
 
@@ -52,7 +50,7 @@ class Voices(IODescriptor):
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return dict(_BINARY)
+        return dict(BINARY)
 
 
 def load_separators(folder: Path) -> dict[str, Separator]:
@@ -80,13 +78,7 @@ def describe(separator: Separator) -> dict[str, object]:
     return {"name": spec.name, "task": "separator", **known, "licence": spec.licence, "figures": spec.figures}
 
 
-_TASK_ID = {"name": "task_id", "in": "query", "required": True, "schema": {"type": "string"}}
-_JSON: dict[str, object] = {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
-_ASK: dict[str, object] = {"parameters": [_TASK_ID], "responses": {"200": _JSON}}
-_FILES = {kind: {"schema": _BINARY} for kind in KINDS.values()}
-_FETCH: dict[str, object] = {"parameters": [_TASK_ID], "responses": {"200": {"description": "OK", "content": _FILES}}}
-_BODY = {"content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/SeparateRequest"}}}}
-_SUBMIT: dict[str, object] = {"requestBody": _BODY, "responses": {"202": _JSON}}
+_FETCH, _SUBMIT = described_fetch(KINDS), described_submit("SeparateRequest")
 
 
 class SeparatorEndpoints(TaskEndpoints):
@@ -119,20 +111,20 @@ class SeparatorEndpoints(TaskEndpoints):
         """As /separate, for work longer than a request: answers at once, with the task's id."""
         return json_response((await self.separation.submit(request)).describe(), 202)
 
-    @route("GET", "/separate/status", _ASK)
+    @route("GET", "/separate/status", ASK)
     async def separation_status(self, request: Request) -> Response:
         """What became of a task: pending, in_progress, completed, failed or canceled."""
-        return json_response(self.separation.tasks.find(_task_id(request)).describe())
+        return json_response(self.separation.tasks.find(task_id(request)).describe())
 
     @route("GET", "/separate/get", _FETCH)
     async def separation_result(self, request: Request) -> Response:
         """What a completed task made."""
-        return self.separation.result(_task_id(request))
+        return self.separation.result(task_id(request))
 
-    @route("PUT", "/separate/cancel", _ASK)
+    @route("PUT", "/separate/cancel", ASK)
     async def cancel_separation(self, request: Request) -> Response:
         """Stop a task that waits or runs."""
-        return json_response(self.separation.tasks.cancel(_task_id(request)).describe())
+        return json_response(self.separation.tasks.cancel(task_id(request)).describe())
 
     @websocket("/separate/stream")
     async def stream_separation(self, socket: WebSocket) -> None:
@@ -142,12 +134,6 @@ class SeparatorEndpoints(TaskEndpoints):
     @bentoml.on_shutdown
     async def close_separation(self) -> None:
         await self.separation.close()
-
-
-def _task_id(request: Request) -> str:
-    if not (task_id := request.query_params.get("task_id", "")):
-        raise InputError("the parameter is missing", where="task_id", expected="the id that submitting answered")
-    return task_id
 
 
 SeparatorService = bentoml.service(name="separator", service_class=ConvoyService, **service_config())(SeparatorEndpoints)

@@ -18,6 +18,11 @@
 | ``CONVOY_AUDIO_TIMEOUT_SECONDS`` | 600            | as CONVOY_TIMEOUT_SECONDS, for calls with a recording |
 | ``CONVOY_SEPARATIONS``           | 2              | recordings worked on at once; tasks run one at a time beside them |
 | ``CONVOY_QUEUE_SEPARATIONS``     | 16             | recordings waiting for their turn before calls are turned away (429) |
+| ``CONVOY_MAX_VOLUME_BYTES``      | 1 073 741 824  | bytes of a body with a volume, counted as they arrive (413) |
+| ``CONVOY_MAX_VOXELS``            | 536 870 912    | voxels of a volume, by its header (413) |
+| ``CONVOY_VOLUME_TIMEOUT_SECONDS``| 600            | as CONVOY_TIMEOUT_SECONDS, for calls with a volume |
+| ``CONVOY_SEGMENTATIONS``         | 1              | volumes worked on at once; each uses every core |
+| ``CONVOY_QUEUE_SEGMENTATIONS``   | 16             | volumes waiting for their turn before calls are turned away (429) |
 | ``CONVOY_MAX_TASKS``             | 64             | tasks of one worker that wait, run, or are kept for their result (429) |
 | ``CONVOY_TASK_SECONDS``          | 3 600          | time a finished task's result is kept |
 | ``CONVOY_MAX_STREAMS``           | 8              | live streams of one worker at once (closed with 1013) |
@@ -70,6 +75,11 @@ class Settings:
     audio_timeout_seconds: float = 600.0
     separations: int = 2
     queue_separations: int = 16
+    max_volume_bytes: int = 1024**3
+    max_voxels: int = 2**29
+    volume_timeout_seconds: float = 600.0
+    segmentations: int = 1
+    queue_segmentations: int = 16
     max_tasks: int = 64
     task_seconds: float = 3600.0
     max_streams: int = 8
@@ -93,6 +103,11 @@ class Settings:
     def audio_limits(self) -> Limits:
         """What routes grant that take a recording."""
         return Limits(self.max_audio_bytes, self.audio_timeout_seconds)
+
+    @property
+    def volume_limits(self) -> Limits:
+        """What routes grant that take a volume."""
+        return Limits(self.max_volume_bytes, self.volume_timeout_seconds)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -29,7 +29,7 @@ from models.bundle_spec import BundleSpec, DataSource, NetworkSpec, ParitySpec, 
 from models.errors import ConfigError
 from models.runtime import Precision, Runtime, capabilities
 
-MACHINE_FIGURES = ("words_per_second", "real_time_factor")
+MACHINE_FIGURES = ("words_per_second", "real_time_factor", "seconds_per_volume")
 
 
 class Card(BaseModel):

@@ -25,6 +25,7 @@ from models.errors import (
 )
 from models.runtime import Runtime
 from models.segmenter.formats import open_volume, write_labels
+from models.segmenter.formats.writing import check_target
 from models.segmenter.grid import Grid, Spacing
 from models.segmenter.plan import Plan, Size
 from models.segmenter.restoring import Restorer
@@ -80,21 +81,9 @@ class Segmented:
         }
 
 
-@dataclass
-class Watch:
-    """What is told to whom while windows go through.
-
-    Attributes:
-        progress: called with the windows done and the windows there are.
-        cancelled: asked before each window whether to stop.
-    """
-
-    progress: Callable[[int, int], None] | None = None
-    cancelled: Callable[[], bool] | None = None
-
-    def check(self, name: str) -> None:
-        if self.cancelled is not None and self.cancelled():
-            raise StoppedError("stopped", where=name, fix="Nothing was written.")
+Progress = Callable[[int, int], None]
+Cancelled = Callable[[], bool]
+Target = str | os.PathLike[str] | Callable[[Volume], Path | None]
 
 
 class Segmenter:
@@ -166,25 +155,30 @@ class Segmenter:
     def segment_file(
         self,
         source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
+        target: Target,
         *,
         spacing: Spacing | None = None,
         flips: str = "",
         limits: Limits | None = None,
         name: str = "",
-        watch: Watch | None = None,
+        scratch: Path | None = None,
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
         seen: Callable[[Volume, Segmented], None] | None = None,
     ) -> Segmented:
         """Segment a volume on disk, of any size, in bounded memory, and write its label map.
 
         Args:
             source: see ``segment``.
-            target: file to make; its ending says of which kind: .nii.gz, .nii, .nrrd, .mha, .tif, .zarr, or .dcm (DICOM SEG).
+            target: file to make, whose ending says of which kind: .nii.gz, .nii, .nrrd, .mha, .tif, .zarr, or .dcm (DICOM SEG);
+                or a function that names it when the volume has been opened, None for no file.
             spacing: see ``segment``.
             flips: see ``segment``.
             limits: what is accepted of the source.
             name: what messages call the source.
-            watch: progress and cancellation.
+            scratch: folder for what lies on disk meanwhile; None takes the system's.
+            progress: called with the windows done and the windows there are.
+            cancelled: asked before each window whether to stop.
             seen: called with volume and labels while both are still mapped from disk, to draw a preview.
 
         Returns:
@@ -193,18 +187,22 @@ class Segmenter:
         Raises:
             InputError: see ``segment``.
             ConfigError: the target cannot be written so, or is the source.
-            StoppedError: the watch said so. Nothing is left behind.
+            StoppedError: ``cancelled`` said so. Nothing is left behind.
         """
-        source, target = Path(source), Path(target)
-        if source.resolve() == target.resolve():
-            raise ConfigError("the output would overwrite its input", where=str(target), fix="Choose another name.")
-        with tempfile.TemporaryDirectory(prefix="convoy-") as scratch:
-            volume = with_spacing(open_volume(source, Path(scratch), limits=limits or Limits(), name=name), spacing)
-            labels = np.memmap(Path(scratch) / "labels", self.label_type, "w+", shape=volume.grid.shape)
-            done = self.segment_volume(volume, labels, flips=flips, watch=watch)
+        source = Path(source)
+        with tempfile.TemporaryDirectory(prefix="convoy-", dir=scratch) as folder:
+            volume = with_spacing(open_volume(source, Path(folder), limits=limits or Limits(), name=name), spacing)
+            path = target(volume) if callable(target) else Path(target)
+            if path is not None:
+                check_target(path, volume)
+            if path is not None and source.resolve() == path.resolve():
+                raise ConfigError("the output would overwrite its input", where=str(path), fix="Choose another name.")
+            labels = np.memmap(Path(folder) / "labels", self.label_type, "w+", shape=volume.grid.shape)
+            done = self.segment_volume(volume, labels, flips=flips, progress=progress, cancelled=cancelled)
             if seen is not None:
                 seen(volume, done)
-            write_labels(labels, volume, target, self.classes)
+            if path is not None:
+                write_labels(labels, volume, path, self.classes)
             return Segmented(np.zeros((0, 0, 0), self.label_type), done.grid, done.classes, done.notes)
 
     @property
@@ -213,16 +211,20 @@ class Segmenter:
         return np.uint8 if len(self.classes) <= 256 else np.uint16
 
     def segment_volume(
-        self, volume: Volume, labels: NDArray[np.integer], *, flips: str = "", watch: Watch | None = None
+        self,
+        volume: Volume,
+        labels: NDArray[np.integer],
+        *,
+        flips: str = "",
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
     ) -> Segmented:
         """Fill in a label map (z, y, x) of an opened volume, strip by strip."""
-        watch = watch or Watch()
         mirrors = list(_mirrors(flips))
-        watch.check(volume.name)
         sight = see(volume, self.plan)
         layout = Layout(sight.shape, self.plan.window, self._margin, self.plan.overlap)
         restorer = Restorer(sight.shape, sight.turn.there(labels))
-        counted = _Counter(self._network(mirrors), layout.windows, watch, volume.name)
+        counted = _Watched(self._network(mirrors), layout.windows, volume.name, progress, cancelled)
         counts = np.zeros(len(self.classes), np.int64)
         for strip in score_volume(sight.window, counted, layout, len(self.classes), self._runtime.streams):
             restorer.add(strip)
@@ -259,21 +261,30 @@ class Segmenter:
         return scores
 
 
-class _Counter:
-    """A network that tells how far it is. Called from several threads."""
+class _Watched:
+    """A network that tells how far it is, and stops when it is told to. Called from several threads."""
 
-    def __init__(self, network: Callable[[Floats], Floats], windows: int, watch: Watch, name: str) -> None:
-        self.network, self.windows, self.watch, self.name = network, windows, watch, name
+    def __init__(
+        self,
+        network: Callable[[Floats], Floats],
+        windows: int,
+        name: str,
+        progress: Progress | None,
+        cancelled: Cancelled | None,
+    ) -> None:
+        self.network, self.windows, self.name = network, windows, name
+        self.progress, self.cancelled = progress, cancelled
         self.done = 0
         self.counting = threading.Lock()
 
     def __call__(self, window: Floats) -> Floats:
-        self.watch.check(self.name)
+        if self.cancelled is not None and self.cancelled():
+            raise StoppedError("stopped", where=self.name, fix="Nothing was written.")
         scores = self.network(window)
         with self.counting:
             self.done += 1
-            if self.watch.progress is not None:
-                self.watch.progress(self.done, self.windows)
+            if self.progress is not None:
+                self.progress(self.done, self.windows)
         return scores
 
 

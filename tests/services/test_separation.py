@@ -8,8 +8,9 @@ from recordings import recording
 
 from models.errors import ConfigError, TooLargeError, UnavailableError, UnprocessableError
 from models.separator.audio import Limits
+from services.file_calls import display_stem
 from services.pool import Job
-from services.separation import SeparateForm, Separation, check_room_for_voices, display_name, separate_upload
+from services.separation import SeparateForm, Separation, check_room_for_voices, separate_upload
 from services.separator import SeparatorEndpoints
 from services.settings import Settings
 from services.uploads import Upload
@@ -58,18 +59,19 @@ def test_a_full_disk_is_not_the_clients_fault(tmp_path):
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
-        ("talk.wav", "talk-voices"),
-        ("", "voices"),
-        ("..", "voices"),
-        ("../../etc/passwd", "passwd-voices"),
-        ("C:\\a\\b.mp3", "b-voices"),
-        ("a\r\nSet-Cookie: x.wav", "aSet-Cookie x-voices"),
-        ("录音 1.wav", "录音 1-voices"),
-        ("x" * 300, f"{'x' * 80}-voices"),
+        ("talk.wav", "talk"),
+        ("", ""),
+        ("..", ""),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\a\\b.mp3", "b"),
+        ("a\r\nSet-Cookie: x.wav", "aSet-Cookie x"),
+        ("录音 1.wav", "录音 1"),
+        ("scan.NII.gz", "scan"),
+        ("x" * 300, "x" * 80),
     ],
 )
 def test_what_the_answer_is_called(given, shown):
-    assert display_name(given) == shown
+    assert display_stem(given, (".nii.gz",)) == shown
 
 
 def test_the_catalogue_lists_what_is_loaded():

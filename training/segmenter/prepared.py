@@ -77,7 +77,7 @@ def prepare(case: Case, plan: Plan, annotation: Annotation, cache: Path) -> Prep
 def _make(case: Case, plan: Plan, annotation: Annotation, folder: Path, scratch: Path) -> None:
     volume = open_volume(case.image, scratch, name=str(case.image))
     sight = see(volume, plan)
-    labels = resampled_labels(annotation.apply(_label_map(case, volume, scratch), str(case.label), len(plan.classes)), sight)
+    labels = resampled_labels(annotation.apply(label_map(case, volume, scratch), str(case.label), len(plan.classes)), sight)
     np.save(folder / "labels.npy", labels)
     whole = tuple(slice(0, size) for size in sight.shape)
     np.save(folder / "image.npy", sight.block((whole[0], whole[1], whole[2])))
@@ -92,7 +92,7 @@ def _make(case: Case, plan: Plan, annotation: Annotation, folder: Path, scratch:
     np.savez(folder / "places.npz", **places)  # type: ignore[arg-type]
 
 
-def _label_map(case: Case, volume: Volume, scratch: Path) -> NDArray[np.generic]:
+def label_map(case: Case, volume: Volume, scratch: Path) -> NDArray[np.generic]:
     """The voxels of the label map; DataFormatError where it lies on another grid."""
     (inner := scratch / "labels").mkdir()
     labels = open_volume(case.label, inner, name=str(case.label))
