@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,11 +16,10 @@ from typing import Any, Literal
 import click
 
 from models.errors import ConfigError, ConvoyError
+from services.options import BUNDLE_OPTION, LOCAL_PATH, READABLE_FILE, corpus_options, given_settings
 
 ROOT = Path(__file__).resolve().parent
 SERVICE = "services.gateway:Gateway"
-READABLE_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-LOCAL_PATH = click.Path(path_type=Path)
 
 
 class _Group(click.Group):
@@ -71,7 +69,7 @@ def serve(port: int, host: str, bundles: Path, workers: int | None, reload: bool
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
-    click.echo(f"Convoy is at {address} (page, POST /tag, POST /separate); Ctrl+C stops it.")
+    click.echo(f"Convoy is at {address} (page, POST /tag, POST /separate, POST /segment); Ctrl+C stops it.")
     sys.stdout.flush()
     os.chdir(ROOT)  # BentoML looks for the service in the working directory
     os.execve(sys.executable, [*command, "--reload"] if reload else command, environment)
@@ -97,9 +95,6 @@ def tag(inputs: tuple[str, ...], out: Path | None, bundles: tuple[str, ...]) -> 
     from services.settings import bundle_folders
 
     tag_files(inputs, out, TaggerChoice(bundles or [str(folder) for folder in bundle_folders(ROOT / "pretrained", "tagger")]))
-
-
-BUNDLE_OPTION = click.option("--bundle", help="Folder, address or BentoML tag.  [default: one from pretrained/]")
 
 
 @cli.command(short_help="Separate the speakers of recordings.")
@@ -136,6 +131,47 @@ def separate(
 
     chosen = bundle or default_separator(bundle_folders(ROOT / "pretrained", "separator"), causal=False)
     ctx.exit(1 if separate_files(inputs, out, Separator.load(chosen), layout, f".{ending}") else 0)
+
+
+@cli.command(short_help="Segment volumes.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
+@click.option("--out", required=True, type=LOCAL_PATH, help="Folder for the label maps; the tree of INPUT is kept below it.")
+@click.option("--bundle", help="Folder, address or BentoML tag.  [default: the one in pretrained/, where there is but one]")
+@click.option(
+    "--format",
+    "suffix",
+    type=click.Choice(["nii.gz", "nii", "nrrd", "mha", "tif", "zarr", "dcm"]),
+    help="Of the label maps; dcm is DICOM SEG, for DICOM series.  [default: that of the volume]",
+)
+@click.option("--spacing", metavar="Z,Y,X", help="Millimetres between voxels, for files that do not say it.")
+@click.option("--flips", default="", help="Axes, of z, y and x, that volumes are also looked at mirrored along: slower, surer.")
+@click.option("--preview", is_flag=True, help="Write a picture, NAME.png, of three planes with the labels over them.")
+@click.option("--summary", is_flag=True, help="Write classes and their millilitres, NAME.json.")
+@click.pass_context
+def segment(
+    ctx: click.Context,
+    inputs: tuple[str, ...],
+    out: Path,
+    bundle: str | None,
+    suffix: str | None,
+    spacing: str | None,
+    flips: str,
+    preview: bool,
+    summary: bool,
+) -> None:
+    """Segment volumes (NIfTI, NRRD, MHA, TIFF, DICOM series, OME-Zarr), of any size; INPUT may be a folder, a glob or an address.
+
+    Label maps lie on the volumes' own grids. A volume that cannot be segmented is reported and does not stop the others; the
+    exit code is 1 then.
+    """
+    from models.segmenter import Segmenter
+    from services.segment_files import Wanted, default_segmenter, segment_files
+    from services.segmentation import parse_spacing
+    from services.settings import bundle_folders
+
+    wanted = Wanted(f".{suffix}" if suffix else None, preview, summary, parse_spacing(spacing), flips)
+    chosen = bundle or default_segmenter(bundle_folders(ROOT / "pretrained", "segmenter"))
+    ctx.exit(1 if segment_files(inputs, out, Segmenter.load(chosen), wanted) else 0)
 
 
 @cli.command(short_help="Separate live sound.")
@@ -185,54 +221,6 @@ _lightning_command("test", "Measure a checkpoint on the test part.")
 _lightning_command("predict", "Run a checkpoint on the prediction part.")
 
 
-def _ratios(ctx: click.Context, parameter: click.Parameter, text: str | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(number) for number in text.split(",")]
-    except ValueError as problem:
-        raise click.BadParameter(f"expected numbers such as 0.8,0.1,0.1, got {text!r}") from problem
-
-
-def _settings(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE as keyword arguments; VALUE is JSON where it is JSON, else a string."""
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name.isidentifier()):
-            raise click.BadParameter(f"expected NAME=VALUE, got {text!r}")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
-    return settings
-
-
-def _corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which data, and which part of them; what is not given is left to the function that reads them."""
-    options = [
-        click.option("--format", help="conllu, columns, jsonl, slash…  [default: by suffix and content]"),
-        click.option("--ratios", callback=_ratios, metavar="R,R,…", help="Split the data so and use one --part."),
-        click.option("--part", type=int, help="Which part, counted from 0; -1 is the last."),
-        click.option("--contiguous", is_flag=True, default=None, help="Split in stretches of neighbours, not at random."),
-        click.option("--seed", type=int, help="Seed of the random numbers.  [default: 1]"),
-        click.option(
-            "--option",
-            "more",
-            multiple=True,
-            callback=_settings,
-            metavar="NAME=VALUE",
-            help="Any other setting of the reader or the task, such as fold_width=true or column=ner; may be repeated.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    more: dict[str, Any] = settings.pop("more")
-    return {name: value for name, value in settings.items() if value is not None} | more
-
-
 @cli.command(short_help="Download public data that the recipes use.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @click.option(
@@ -279,7 +267,7 @@ def fetch(names: tuple[str, ...], out: Path) -> None:
     show_default=True,
     help="Numbers as saved; int8 comes with OUT.scale.npy.",
 )
-@_corpus_options
+@corpus_options
 @click.pass_context
 def embed(ctx: click.Context, /, corpora: tuple[str, ...], vectors: Path | None, out: Path, **settings: Any) -> None:
     """Train Word2Vec or FastText vectors on files, folders or globs of text or annotated corpora, or convert others' --from."""
@@ -289,7 +277,7 @@ def embed(ctx: click.Context, /, corpora: tuple[str, ...], vectors: Path | None,
     if not corpora:
         raise click.UsageError("Name a CORPUS to train on, or vectors to convert with --from.")
     train_vectors = _training_function("training.tagger.embed", "train_vectors", needs="gensim")
-    train_vectors(list(corpora), out, **_given(settings))
+    train_vectors(list(corpora), out, **given_settings(settings))
 
 
 def _convert_vectors(ctx: click.Context, corpora: tuple[str, ...], vectors: Path, out: Path, settings: dict[str, Any]) -> None:
@@ -325,7 +313,7 @@ def export(checkpoint: Path, bundle: Path, card: Path | None, figures: Path | No
 @click.argument("bundle")
 @click.argument("data")
 @click.option("--out", type=LOCAL_PATH, help="Folder for the figures as JSON and the plots.")
-@_corpus_options
+@corpus_options
 def evaluate(bundle: str, data: str, out: Path | None, **settings: Any) -> None:
     """Measure a BUNDLE on annotated DATA with the task's standard figures."""
     from models.bundle import open_bundle
@@ -333,7 +321,7 @@ def evaluate(bundle: str, data: str, out: Path | None, **settings: Any) -> None:
     task = open_bundle(bundle).spec.task
     function = _training_function(f"training.{task}.evaluate", "evaluate")
     checked = _training_function("training.settings", "checked")
-    function(bundle, data, out=out, **checked(function, _given(settings)))
+    function(bundle, data, out=out, **checked(function, given_settings(settings)))
 
 
 def _training_function(module: str, name: str, *, needs: str = "torch") -> Callable[..., Any]:

@@ -35,6 +35,7 @@ COMMANDS = [
     "serve",
     "tag",
     "separate",
+    "segment",
     "stream",
     "fit",
     "validate",
@@ -125,6 +126,8 @@ SERVING = [
     "models.tagger",
     "models.separator",
     "models.separator.predictor",
+    "models.segmenter",
+    "models.segmenter.predictor",
     "models.bundle",
     "convoy",
 ]
@@ -158,7 +161,7 @@ class NotInstalled(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, NotInstalled())
-import services.gateway, services.batch, models.tagger, models.separator.predictor, convoy
+import services.gateway, services.batch, models.tagger, models.separator.predictor, models.segmenter.predictor, convoy
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

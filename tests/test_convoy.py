@@ -259,7 +259,7 @@ def test_serve_starts_bentoml_in_the_checkout_with_its_counter_off(executed, tmp
 def test_serve_says_where_the_page_is(executed, host, shown):
     port = free_port()
     result = run(convoy.cli, ["serve", "--port", str(port), "--host", host])
-    assert f"Convoy is at http://{shown}:{port} (page, POST /tag, POST /separate)" in result.output
+    assert f"Convoy is at http://{shown}:{port} (page, POST /tag, POST /separate, POST /segment)" in result.output
     assert [executed[0][1][5:9]] == [["--host", host, "--port", str(port)]]
 
 

@@ -23,6 +23,7 @@ Spacing = tuple[float, float, float]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHEAR = 1e-3  # cosine between two axes above which they are not taken for perpendicular (0.06 degrees)
+NEAREST, FARTHEST = 1e-9, 1e9  # mm, from one atom's nucleus to a thousand kilometres: beyond are damaged numbers
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Grid:
     def __post_init__(self) -> None:
         if self.affine is not None:
             _check(np.asarray(self.affine, np.float64))
-        elif self.distances is not None and not (np.isfinite(self.distances).all() and min(self.distances) > 0):
-            raise VolumeGeometryError("not distances", where="spacing", expected="three numbers above 0 mm", got=self.distances)
+        elif self.distances is not None and not all(NEAREST <= distance <= FARTHEST for distance in self.distances):
+            expected = f"three numbers from {NEAREST:g} to {FARTHEST:g} mm"
+            raise VolumeGeometryError("not distances", where="spacing", expected=expected, got=self.distances)
 
     @cached_property
     def spacing(self) -> Spacing | None:
@@ -106,11 +108,28 @@ class Turn:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
 
+def grid_of(shape: Shape, where: str, *, affine: Affine | None = None, distances: Spacing | None = None) -> Grid:
+    """A grid, of what a file says; see ``Grid``.
+
+    Args:
+        where: what messages call the file.
+
+    Raises:
+        VolumeGeometryError: it cannot be trusted; the message names the file.
+    """
+    try:
+        return Grid(shape, affine, distances)
+    except VolumeGeometryError as error:
+        place = f"{where}: {error.where}"
+        raise VolumeGeometryError(error.problem, where=place, expected=error.expected, got=error.got, fix=error.fix) from error
+
+
 def _check(affine: Affine) -> None:
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise VolumeGeometryError("not an affine", where="affine", expected="4 × 4 numbers", got=affine.tolist())
+    if affine.shape != (4, 4) or not (np.abs(affine) <= FARTHEST).all():
+        expected = f"4 × 4 numbers up to {FARTHEST:g} mm"
+        raise VolumeGeometryError("not an affine", where="affine", expected=expected, got=affine.tolist())
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not (lengths > 1e-6).all():
+    if not (lengths >= NEAREST).all():
         fix = "Write the file again with the distances between its voxels."
         got = lengths.tolist()
         raise VolumeGeometryError("an axis has no length", where="affine", expected="distances above 0 mm", got=got, fix=fix)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,9 +18,9 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from models.errors import VolumeError, VolumeGeometryError
+from models.errors import VolumeError
 from models.segmenter.formats.unpacking import GZIP, Unpacked, map_raw, truncated, unpack
-from models.segmenter.grid import Affine, Grid
+from models.segmenter.grid import Affine, Grid, grid_of
 from models.segmenter.volume import Limits, Volume, check_kind, check_shape
 
 Header = Nifti1Header  # NIfTI-2's is one too
@@ -44,15 +43,13 @@ def read(path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
         file.seek(0)
         stream: Unpacked | BinaryIO = Unpacked(file, name) if packed else file
         header, length = _header(stream, name)
-        stored_shape = tuple(int(size) for size in header.get_data_shape())
         dtype = _dtype(header, name)
-        shape = check_shape(stored_shape[::-1], dtype.itemsize, limits, name)
+        shape = check_shape(_sizes(header, name), dtype.itemsize, limits, name)
         offset = _offset(header, length, name)
-        with _nibabel_quiet():
-            grid, notes = _grid(header, shape, name)
+        grid, notes = _grid(header, shape, name)
         slope, intercept = _scaling(header, name)
         if isinstance(stream, Unpacked):
-            if len(stream.read(offset - length)) < offset - length:
+            if not stream.skip(offset - length):
                 raise truncated(name, int(np.prod(shape)) * dtype.itemsize, 0)
             stored = unpack(stream, scratch / "voxels", shape, dtype, name)
         else:
@@ -72,8 +69,7 @@ def write(labels: NDArray[np.integer], volume: Volume, target: Path, classes: Se
     header.set_xyzt_units("mm")
     _place(header, volume)
     header["descrip"] = b"labels by Convoy"
-    header["vox_offset"] = offset = 352 if type(header) is Nifti1Header else 544
-    header["magic"] = b"n+1" if type(header) is Nifti1Header else header["magic"]
+    header["vox_offset"] = offset = header.single_vox_offset
     head = header.binaryblock.ljust(offset, b"\0")
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(target.open("wb"))
@@ -82,12 +78,12 @@ def write(labels: NDArray[np.integer], volume: Volume, target: Path, classes: Se
             file = stack.enter_context(gzip.GzipFile("", "wb", FASTEST, file, mtime=0))
         file.write(head)
         for plane in labels:
-            file.write(np.ascontiguousarray(plane).tobytes())
+            file.write(np.ascontiguousarray(plane, header.get_data_dtype()).tobytes())
 
 
 def _place(header: Header, volume: Volume) -> None:
     """Say where the labels lie."""
-    if isinstance(volume.source, Nifti1Header):
+    if isinstance(volume.source, Nifti1Header) and volume.grid.affine is not None:
         for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "pixdim", "xyzt_units"):
             header[field] = volume.source[field]
         for field in ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"):
@@ -106,16 +102,24 @@ def _header(stream: Unpacked | BinaryIO, name: str) -> tuple[Header, int]:
     block += stream.read(size - 348) if size else b""
     if not size or len(block) < size:
         raise VolumeError("not a NIfTI header", where=name, expected="348 or 540 bytes of it", got=f"{len(block)} bytes")
-    header: Header = SIZES[size](block, check=False)
+    order = "<" if int.from_bytes(block[:4], "little") == size else ">"
+    header: Header = SIZES[size](block, order, check=False)
     magic = bytes(header["magic"].item())
     if magic[:2] == b"ni":
         fix = "Join both into one file: most tools save as .nii.gz."
         raise VolumeError("header and voxels in two files", where=name, expected="NIfTI in one file (n+1)", got="a pair", fix=fix)
     if magic[:3] not in (b"n+1", b"n+2"):
         raise VolumeError("not a NIfTI header", where=name, expected="the magic word n+1 or n+2", got=magic)
-    if not 1 <= int(header["dim"][0]) <= 7:
-        raise VolumeError("not a number of axes", where=f"{name}: dim[0]", expected="1 to 7", got=int(header["dim"][0]))
     return header, size
+
+
+def _sizes(header: Header, name: str) -> tuple[int, ...]:
+    """Of the axes, the slowest first."""
+    # nibabel's get_data_shape takes some sizes for FreeSurfer's surfaces, which are no volumes.
+    count, *sizes = (int(size) for size in header["dim"])
+    if not 1 <= count <= 7:
+        raise VolumeError("not a number of axes", where=f"{name}: dim[0]", expected="1 to 7", got=count)
+    return tuple(sizes[:count][::-1])
 
 
 def _dtype(header: Header, name: str) -> np.dtype[Any]:
@@ -129,6 +133,8 @@ def _dtype(header: Header, name: str) -> np.dtype[Any]:
 
 def _offset(header: Header, length: int, name: str) -> int:
     offset = float(header["vox_offset"])
+    if offset == 0:  # as SPM and others leave it
+        return int(header.single_vox_offset)
     if not (np.isfinite(offset) and length <= offset <= 2**31):
         raise VolumeError("no place for voxels", where=f"{name}: vox_offset", expected=f"{length + 4} bytes or more", got=offset)
     return int(offset)
@@ -146,43 +152,54 @@ def _scaling(header: Header, name: str) -> tuple[float, float]:
 
 def _grid(header: Header, shape: tuple[int, int, int], name: str) -> tuple[Grid, list[str]]:
     factor = MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    sform, qform = (_form(header, kind, factor, name) for kind in ("sform", "qform"))
-    if sform is None and qform is None:
+    sform, qform = _sform(header, factor), _qform(header, factor)
+    affine = sform if sform is not None else qform
+    if affine is None:
         z, y, x = (abs(float(header["pixdim"][number])) * factor for number in (3, 2, 1))
         if not (np.isfinite([z, y, x]).all() and min(z, y, x) > 0):
             return Grid(shape), ["The file does not say how far its voxels are apart, nor how it lies: it was taken as stored."]
-        return Grid(shape, distances=(z, y, x)), [
-            "The file does not say how it lies (no sform, no qform): it was taken as stored."
-        ]
-    notes = []
-    if sform is not None and qform is not None:
-        corner = np.array([*(size - 1 for size in shape[::-1]), 1.0])
-        apart = np.abs((sform - qform) @ corner).max() / np.linalg.norm(sform[:3, :3], axis=0).min()
-        if apart > max(DIFFER * max(shape), 0.5):
-            notes.append(f"The file's sform and qform differ by up to {apart:.1f} voxels: the sform was believed.")
-    return Grid(shape, sform if sform is not None else qform), notes
+        note = "The file does not say how it lies (no sform, no qform): it was taken as stored."
+        return grid_of(shape, name, distances=(z, y, x)), [note]
+    grid = grid_of(shape, f"{name}: {'qform' if sform is None else 'sform'}", affine=affine)
+    notes = [] if sform is None or qform is None else _differing(sform, qform, shape)
+    return grid, notes
 
 
-def _form(header: Header, kind: str, factor: float, name: str) -> Affine | None:
-    """An affine in mm; None where its code says that there is none."""
-    if int(header[f"{kind}_code"]) <= 0:
+def _differing(sform: Affine, qform: Affine, shape: tuple[int, int, int]) -> list[str]:
+    """A note where both say that the volume lies elsewhere."""
+    with np.errstate(all="ignore"):
+        corners = np.array([[0.0, 0.0, 0.0, 1.0], [*(size - 1.0 for size in shape[::-1]), 1.0]]).T
+        apart = float(np.abs((sform - qform) @ corners).max() / np.linalg.norm(sform[:3, :3], axis=0).min())
+    if apart <= max(DIFFER * max(shape), 0.5):
+        return []
+    far = f"by up to {apart:.1f} voxels" if np.isfinite(apart) else "beyond measure"
+    return [f"The file's sform and qform differ {far}: the sform was believed."]
+
+
+def _sform(header: Header, factor: float) -> Affine | None:
+    """In mm; None where its code says that there is none."""
+    if int(header["sform_code"]) <= 0:
         return None
-    try:
-        affine = np.asarray(header.get_sform() if kind == "sform" else header.get_qform(), np.float64)
-    except (HeaderDataError, ValueError) as error:
-        raise VolumeGeometryError("cannot be read", where=f"{name}: {kind}", got=error) from error
-    affine[:3] *= factor
-    return affine
+    return _scaled(header.get_sform(), factor)
 
 
-@contextlib.contextmanager
-def _nibabel_quiet() -> Iterator[None]:
-    """Without what nibabel prints of headers that it mends."""
-    logger = logging.getLogger("nibabel.global")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _qform(header: Header, factor: float) -> Affine | None:
+    """In mm, not numbers where it is damaged; None where its code says that there is none."""
+    if int(header["qform_code"]) <= 0:
+        return None
+    mended = header.copy()
+    if mended["pixdim"][0] not in (-1, 1):
+        mended["pixdim"][0] = 1  # as the standard says of 0
+    mended["pixdim"][1:4] = np.abs(mended["pixdim"][1:4])
     try:
         with np.errstate(all="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
+            return _scaled(mended.get_qform(), factor)
+    except (HeaderDataError, ValueError, ArithmeticError):  # no quaternion
+        return np.full((4, 4), np.nan)
+
+
+def _scaled(affine: Affine, factor: float) -> Affine:
+    scaled = np.array(affine, np.float64)
+    with np.errstate(all="ignore"):
+        scaled[:3] *= factor
+    return scaled

@@ -75,14 +75,17 @@ def read(path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
     shape = check_shape(tuple(sizes[axis] for axis in reversed(kept)), dtype.itemsize, limits, name)
     grid, notes = _grid(header, kept, len(sizes), shape)
     holder, offset = _holder(path, header)
-    needed, skip = int(np.prod(shape)) * dtype.itemsize, header.whole("byte skip", 0, -1, 2**40)
+    needed, skip = (
+        int(np.prod(shape)) * dtype.itemsize,
+        header.whole("byte skip", 0, *((-1, 2**40) if encoding == "raw" else (0, LONGEST))),
+    )
     if encoding == "raw":
         offset = max(offset, holder.stat().st_size - needed) if skip == -1 else offset + skip
         return Volume(name, "nrrd", grid, map_raw(holder, offset, shape, dtype, name), notes=notes)
     with holder.open("rb") as file:
         file.seek(offset)
         stream = Unpacked(file, name)
-        if len(stream.read(min(max(0, skip), LONGEST))) < skip:
+        if len(stream.read(skip)) < skip:
             raise truncated(name, needed, 0)
         stored = unpack(stream, scratch / "voxels", shape, dtype, name)
     return Volume(name, "nrrd", grid, stored, notes=notes)

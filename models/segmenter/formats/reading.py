@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +15,7 @@ from models.segmenter.volume import Limits, Volume
 
 KINDS = "NIfTI (.nii, .nii.gz), NRRD, MHA, TIFF, a DICOM series (folder or zip), OME-Zarr (folder or zip)"
 HEAD = 348  # bytes that tell; NIfTI's magic word stands at their end
+REFUSED = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def open_volume(path: Path, scratch: Path, *, limits: Limits | None = None, name: str = "") -> Volume:
@@ -19,7 +23,7 @@ def open_volume(path: Path, scratch: Path, *, limits: Limits | None = None, name
 
     Args:
         path: NIfTI, NRRD, MHA, TIFF, a folder or zip of a DICOM series or an OME-Zarr; told by content, not by name.
-        scratch: folder for unpacked voxels, which are mapped from there.
+        scratch: folder for unpacked voxels, which are mapped from there; any number of volumes may share it.
         limits: what is accepted.
         name: what messages call it; by default its name.
 
@@ -29,20 +33,33 @@ def open_volume(path: Path, scratch: Path, *, limits: Limits | None = None, name
         VolumeShapeError: not three axes.
         VolumeTooLargeError: over a limit.
         VolumeGeometryError: a grid that cannot be trusted.
+        OSError: the disk is full or broken.
     """
-    name, limits = name or path.name, limits or Limits()
+    name = name or path.name
+    own = Path(tempfile.mkdtemp(prefix="volume-", dir=scratch))
+    try:
+        return _open(path, own, limits or Limits(), name)
+    except BaseException as error:
+        shutil.rmtree(own, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            raise VolumeError("cannot be read", where=name, got=error.strerror, fix="Check path and permissions.") from error
+        raise
+
+
+def _open(path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
     if not path.exists():
         raise VolumeError("no such file or folder", where=name, fix="Check the spelling.")
     if path.is_dir():
         module = "ome_zarr" if is_zarr(path) else "dicom"
         return cast(Volume, _module(module).read_folder(path, scratch, limits, name))
+    if not path.is_file():
+        raise VolumeError("neither a file nor a folder", where=name, fix="Copy it to a file first.")
     kind = kind_of(path, name)
     if kind == "zip":
         inner = _module("archives").unzip(path, scratch, limits, name)
         if inner.is_file() and kind_of(inner, name) == "zip":
             raise VolumeKindError("a zip in a zip", where=name, expected=KINDS)
-        (deeper := scratch / "unzipped").mkdir(exist_ok=True)
-        return open_volume(inner, deeper, limits=limits, name=name)
+        return open_volume(inner, scratch, limits=limits, name=name)
     if kind == "dicom":
         return cast(Volume, _module(kind).read_file(path, scratch, limits, name))
     return cast(Volume, _module(kind).read(path, scratch, limits, name))
@@ -51,6 +68,17 @@ def open_volume(path: Path, scratch: Path, *, limits: Limits | None = None, name
 def is_zarr(folder: Path) -> bool:
     """Whether a folder is a Zarr group."""
     return any((folder / each).is_file() for each in (".zattrs", ".zgroup", "zarr.json"))
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds DICOM files itself."""
+    return any(is_dicom(each) for each in folder.iterdir() if each.is_file())
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def kind_of(path: Path, name: str) -> str:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import math
+import os
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import VolumeError, VolumeShapeError
-from models.segmenter.formats.unpacking import map_raw
-from models.segmenter.grid import Grid, Spacing
+from models.segmenter.formats.unpacking import guarded, map_raw, truncated
+from models.segmenter.grid import Spacing, grid_of
 from models.segmenter.volume import Limits, Volume, check_kind, check_shape
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPageSeries
+    from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
-HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MILLIMETRES = {
     "mm": 1.0, "millimeter": 1.0, "cm": 10.0, "centimeter": 10.0, "m": 1000.0, "inch": 25.4, "in": 25.4,
     "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "\\u00b5m": 1e-3,
     "nm": 1e-6, "nanometer": 1e-6, "pm": 1e-9, "å": 1e-7,
 }  # fmt: skip
+SLACK = 2**12  # bytes that a packed strip may take beyond twice those of its voxels
 UNTOLD = "The file does not say how far its voxels are apart."
-LARGEST_TILE = 2**28  # bytes that are unpacked together
+LARGEST = 2**28  # bytes of a page that is unpacked, which is held
+PLAIN, ZLIB, PACKBITS = 1, (8, 32946), 32773  # compressions
+VOLUMES = ("IYX", "QYX", "ZYX", "QQQ")  # axes, slowest first, of what is taken for a volume
 
 
 def read(path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
@@ -34,75 +40,108 @@ def read(path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    try:
-        with tifffile.TiffFile(path) as file:
+    fix = "The file is damaged, or of a kind of TIFF that is not read: export it again, uncompressed."
+    with _Alone(path) as stream, guarded(name, "the TIFF cannot be read", fix):
+        with tifffile.TiffFile(stream, _multifile=False) as file:
             return _read(file, path, scratch, limits, name)
-    except (VolumeError, VolumeShapeError):
-        raise
-    except (
-        tifffile.TiffFileError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        OSError,
-        OverflowError,
-        ArithmeticError,
-    ) as error:
-        fix = "The file is damaged, or of a kind of TIFF that is not read: export it again, uncompressed."
-        raise VolumeError("the TIFF cannot be read", where=name, got=error, fix=fix) from error
+
+
+class _Alone(io.FileIO):
+    """A file that seems to be a stream, beside which there are no others.
+
+    A TIFF of OME's or Micro-Manager's may name files that belong to it, and tifffile would read any that lies on this machine.
+    """
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 def _read(file: TiffFile, path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
+    if file.is_ome and "<!DOCTYPE" in (file.ome_metadata or ""):
+        raise VolumeError("OME-XML with definitions of its own", where=name, expected="OME-XML of the schema alone")
     series = file.series[0]
-    if len(file.series) > 1 and series.ndim < 3:
-        got = f"{len(file.series)} pictures of several kinds"
-        raise VolumeShapeError("not one stack", where=name, expected="pages of one size and type", got=got)
-    if series.axes.endswith("S") and series.shape[-1] > 1:
-        raise VolumeShapeError("colours", where=name, expected="one value a voxel", got=f"{series.shape} ({series.axes})")
-    if series.dtype is None:
-        raise VolumeError("pages without a type", where=name, expected="one type of voxels")
-    dtype = check_kind(series.dtype, name)
-    shape = check_shape(_shape(series), dtype.itemsize, limits, name)
+    dtype = check_kind(np.dtype(series.dtype), name)
+    shape = check_shape(_shape(series, len(file.series), name), dtype.itemsize, limits, name)
     # Closing the file does not close the map.
     if series.dataoffset is not None:
-        stored = _mapped(series, path, shape, dtype, file.byteorder, name)
+        order: Literal[">", "<"] = ">" if file.byteorder == ">" else "<"
+        stored = map_raw(path, series.dataoffset, shape, dtype.newbyteorder(order), name)
     else:
-        stored = _unpacked(series, scratch / "voxels", shape, dtype, name)
+        stored = _unpacked(series, path, scratch / "voxels", shape, dtype, name)
     distances = _ome_distances(file) or _imagej_distances(file)
-    return Volume(name, "tiff", Grid(shape, distances=distances), stored, notes=[] if distances else [UNTOLD], source=None)
+    notes = [] if distances else [UNTOLD]
+    if len(file.series) > 1:
+        notes.append(f"The file holds {len(file.series)} pictures: the first was read.")
+    return Volume(name, "tiff", grid_of(shape, name, distances=distances), stored, notes=notes, source=None)
 
 
-def _shape(series: TiffPageSeries) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in series.shape)
-    return shape[:-1] if series.axes.endswith("S") else shape
+def _shape(series: TiffPageSeries, count: int, name: str) -> tuple[int, ...]:
+    """Of the axes, the slowest first.
+
+    Raises:
+        VolumeShapeError: they are not those of a volume, as far as their names tell.
+    """
+    shape, axes = tuple(int(size) for size in series.shape), series.axes
+    if axes.endswith("S"):
+        if shape[-1] > 1:
+            raise VolumeShapeError("colours", where=name, expected="one value a voxel", got=f"{shape} ({axes})")
+        shape, axes = shape[:-1], axes[:-1]
+    if len(shape) < 3 and count > 1:
+        got = f"{count} pictures of several kinds"
+        raise VolumeShapeError("not one stack", where=name, expected="pages of one size and type", got=got)
+    if len(shape) == 3 and axes not in VOLUMES:
+        fix = "Send one volume; of a series over time or of several channels, each alone."
+        got = f"{shape} ({axes})"
+        raise VolumeShapeError("not a volume", where=name, expected="axes ZYX, or pages of axes YX", got=got, fix=fix)
+    return shape
 
 
-def _mapped(
-    series: TiffPageSeries, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], file_order: str, name: str
+def _unpacked(
+    series: TiffPageSeries, path: Path, target: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], name: str
 ) -> NDArray[Any]:
-    """The voxels where they lie, in one piece and unpacked."""
-    assert series.dataoffset is not None
-    order: Literal[">", "<"] = ">" if file_order == ">" else "<"
-    return map_raw(path, series.dataoffset, shape, dtype.newbyteorder(order), name)
-
-
-def _unpacked(series: TiffPageSeries, target: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
     """Page after page, unpacked onto disk."""
-    first = series.keyframe
-    if np.prod(first.chunks, dtype=np.float64) * dtype.itemsize > LARGEST_TILE:
-        raise VolumeError("a strip or tile is too large", where=name, expected=f"{LARGEST_TILE:,} bytes", got=f"{first.chunks}")
-    stored: NDArray[Any] = np.memmap(target, dtype, "w+", shape=shape)
-    pages = [page for page in series.pages if page is not None]
-    flat = stored.reshape(len(pages), -1) if len(pages) > 1 else stored.reshape(1, -1)
-    for number, page in enumerate(pages):
-        values = page.asarray()
-        if values.size != flat.shape[1]:
-            raise VolumeError(
-                "a page of another size", where=f"{name}: page {number}", expected=f"{flat.shape[1]}", got=values.size
-            )
-        flat[number] = values.ravel()
-    return stored
+    pages = [page for page in series if page is not None]
+    size, left = divmod(math.prod(shape), max(1, len(pages)))
+    if left or len(pages) != len(series):
+        got = f"{len(pages)} pages of {len(series)}"
+        raise VolumeError("pages are missing", where=name, expected=f"those of {shape} voxels", got=got)
+    whole = max(size, math.prod(series.keyframe.shaped)) * dtype.itemsize
+    if whole > LARGEST:
+        raise VolumeError("a page is too large to be unpacked", where=name, expected=f"{LARGEST:,} bytes", got=f"{whole:,}")
+    with path.open("rb") as packed, target.open("wb") as file:
+        for number, page in enumerate(pages):
+            _check_segments(packed, page, dtype.itemsize, f"{name}: page {number}")
+            values = page.asarray(maxworkers=1)
+            if values.size != size:
+                place = f"{name}: page {number}"
+                raise VolumeError("a page of another size", where=place, expected=f"{size:,} voxels", got=f"{values.size:,}")
+            file.write(np.ascontiguousarray(values, dtype).tobytes())
+    return np.memmap(target, dtype, "r", shape=shape)
+
+
+def _check_segments(file: BinaryIO, page: TiffPage | TiffFrame, itemsize: int, where: str) -> None:
+    """Refuse a page whose strips or tiles lie beyond the file's end, or unfold to more than they should.
+
+    The decoder takes whatever they unfold to.
+    """
+    kind = int(page.keyframe.compression)
+    if kind not in (PLAIN, PACKBITS, *ZLIB):
+        fix = "Export it again, uncompressed or with deflate (zlib)."
+        got = page.keyframe.compression.name
+        raise VolumeError("a compression that is not read", where=where, expected="none, deflate or PackBits", got=got, fix=fix)
+    end = file.seek(0, os.SEEK_END)
+    most = math.prod(page.keyframe.chunks) * itemsize
+    if most > LARGEST:
+        raise VolumeError("a strip or tile is too large", where=where, expected=f"{LARGEST:,} bytes", got=f"{most:,}")
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if offset + count > end:
+            raise truncated(where, count, max(0, end - offset))
+        if count > 2 * most + SLACK:
+            raise VolumeError("a strip or tile of too many bytes", where=where, expected=f"{most:,}", got=f"{count:,}")
+        if kind in ZLIB and count:
+            file.seek(offset)
+            if len(zlib.decompressobj().decompress(file.read(count), most + 1)) > most:
+                raise VolumeError("a strip or tile unfolds to too many bytes", where=where, expected=f"{most:,}")
 
 
 def _imagej_distances(file: TiffFile) -> Spacing | None:

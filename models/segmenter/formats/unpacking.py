@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from models.errors import VolumeError, VolumeTruncatedError
+from models.errors import ConvoyError, VolumeError, VolumeTruncatedError
 
 PIECE = 2**20  # bytes
 GZIP = b"\x1f\x8b"
+# What the machine, not the file, is at fault for.
+OURS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM}
+
+
+@contextmanager
+def guarded(where: str, problem: str, fix: str = "The file is damaged: copy or export it again.") -> Iterator[None]:
+    """Whatever a library raises about a file's bytes becomes a VolumeError; errors of the machine pass through.
+
+    Args:
+        where: what messages call the file.
+        problem: what cannot be done.
+        fix: what the user can do about it.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except ConvoyError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OURS:
+            raise
+        said = f"{type(error).__name__}: {error}".rstrip(" .:")
+        raise VolumeError(problem, where=where, got=said, fix=fix) from error
 
 
 class Unpacked:
@@ -53,8 +78,18 @@ class Unpacked:
             size -= len(part)
         return b"".join(parts)
 
+    def skip(self, size: int) -> bool:
+        """Pass over bytes; whether there were as many."""
+        return sum(len(piece) for piece in _pieces(self, size)) == size
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was read to its end, and that end is not where the file was cut."""
+        return self._ended
+
     def _next_member(self) -> None:
-        rest = self._engine.unused_data or self._file.read(PIECE)
+        rest = self._engine.unused_data
+        rest += self._file.read(PIECE if not rest else len(GZIP))
         if rest.lstrip(b"\0")[:2] == GZIP:
             self._engine, self._waiting = zlib.decompressobj(zlib.MAX_WBITS | 32), rest.lstrip(b"\0")
         else:
@@ -65,7 +100,7 @@ def unpack(stream: Unpacked, target: Path, shape: tuple[int, ...], dtype: DTypeL
     """Unpack voxels into a file, and map it.
 
     Raises:
-        VolumeTruncatedError: fewer bytes than the shape needs.
+        VolumeTruncatedError: fewer bytes than the shape needs, or an end without its checksum. More bytes are passed over.
         VolumeError: a damaged stream.
     """
     kind = np.dtype(dtype)
@@ -76,7 +111,9 @@ def unpack(stream: Unpacked, target: Path, shape: tuple[int, ...], dtype: DTypeL
         written = file.tell()
     if written < needed:
         raise truncated(where, needed, written)
-    stream.read(1)  # what follows the last voxel is the checksum, which is compared as it is read
+    # Where the last voxel ends the stream, its checksum follows, which is compared as it is read.
+    if not stream.read(1) and not stream.complete:
+        raise truncated(where, needed, written, "the packed voxels end without their checksum")
     return np.memmap(target, kind, "r", shape=shape)
 
 
@@ -99,9 +136,7 @@ def map_raw(path: Path, offset: int, shape: tuple[int, ...], dtype: DTypeLike, w
     return np.memmap(path, kind, "r", offset=offset, shape=shape)
 
 
-def truncated(where: str, needed: int, there: int) -> VolumeTruncatedError:
+def truncated(where: str, needed: int, there: int, problem: str = "the file ends early") -> VolumeTruncatedError:
     """The error of a file that ends early."""
     fix = "The file was cut short: copy or export it again."
-    return VolumeTruncatedError(
-        "the file ends early", where=where, expected=f"{needed:,} bytes of voxels", got=f"{there:,}", fix=fix
-    )
+    return VolumeTruncatedError(problem, where=where, expected=f"{needed:,} bytes of voxels", got=f"{there:,}", fix=fix)
