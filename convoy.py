@@ -16,7 +16,7 @@ from typing import Any, Literal
 import click
 
 from models.errors import ConfigError, ConvoyError
-from services.options import BUNDLE_OPTION, LOCAL_PATH, READABLE_FILE, corpus_options, given_settings
+from services.options import BUNDLE_OPTION, LOCAL_PATH, READABLE_FILE, corpus_options, given_settings, numbers_by_axis
 
 ROOT = Path(__file__).resolve().parent
 SERVICE = "services.gateway:Gateway"
@@ -296,6 +296,31 @@ def _convert_vectors(ctx: click.Context, corpora: tuple[str, ...], vectors: Path
 
     table = read_vectors(vectors, settings["format"] or "auto")
     click.echo(write_vectors(table, out, settings["max_words"], settings["dtype"]))
+
+
+@cli.command(short_help="Paint the rest of a volume.")
+@click.argument("volume", type=click.Path(exists=True, path_type=Path))
+@click.argument("labels", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=LOCAL_PATH, help="Label map to make; its ending says of which kind.")
+@click.option(
+    "--slices",
+    multiple=True,
+    callback=numbers_by_axis,
+    metavar="AXIS=N,N,…",
+    help="Painted slices of an axis (z, y, x: NIfTI's third, second, first), from 0; may be repeated.",
+)
+@click.option("--ignore", type=int, help="Label of the voxels that are not painted.")
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Of training.")
+@click.option("--checkpoint", type=LOCAL_PATH, help="Keep the network here, for `convoy export`.")
+def complete(volume: Path, labels: Path, **settings: Any) -> None:
+    """Learn from the painted slices of one VOLUME, and paint the rest of it.
+
+    LABELS is a label map on the same grid of which some slices are painted, along up to three axes. These stay as they are.
+    """
+    done = _training_function("training.segmenter.complete", "complete")(volume, labels, **settings)
+    click.echo(
+        f"{done.path}: {done.painted:.1%} of the voxels were painted; the network agrees with {done.agreement:.1%} of them."
+    )
 
 
 @cli.command(short_help="Make a bundle out of a checkpoint.")

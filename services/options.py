@@ -35,6 +35,20 @@ def _settings(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, 
     return settings
 
 
+def numbers_by_axis(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, list[int]]:
+    """AXIS=N,N,… as numbers by axis."""
+    found: dict[str, list[int]] = {}
+    for text in texts:
+        axis, _, numbers = text.partition("=")
+        try:
+            found.setdefault(axis.strip().lower(), []).extend(int(number) for number in numbers.split(","))
+        except ValueError as problem:
+            raise click.BadParameter(f"expected AXIS=N,N,… such as z=20,40, got {text!r}") from problem
+        if axis.strip().lower() not in ("z", "y", "x"):
+            raise click.BadParameter(f"expected an axis z, y or x, got {text!r}")
+    return found
+
+
 def corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which data, and which part of them; what is not given is left to the function that reads them."""
     options = [

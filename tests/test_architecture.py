@@ -43,6 +43,7 @@ COMMANDS = [
     "predict",
     "fetch",
     "embed",
+    "complete",
     "export",
     "evaluate",
 ]

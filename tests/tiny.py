@@ -6,11 +6,14 @@ import tempfile
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from models.bundle import open_folder, write_bundle
+from models.bundle import Bundle, open_folder, write_bundle
 from models.layers import Convolution
+from models.segmenter.network import UNet, UNetSettings
+from models.segmenter.plan import Plan
 from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.tagger.labels import Scheme
 from training.export import export_bundle
@@ -68,6 +71,52 @@ def tiny_separator_network(causal: bool) -> ConvTasNet:
             if parameter.ndim == 1:  # norms and biases as a trained network has them, not all ones and zeros
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return network
+
+
+def tiny_segmenter_bundle(folder: Path, name: str = "tiny-segmenter", **plan: Any) -> Path:
+    """A segmenter of three classes in ``folder/name`` that tells dark, middle and bright voxels apart. A voxel's scores follow
+    from its own value, so that answers are known. ``plan`` changes its plan.
+    """
+    template = open_folder(_tiny_segmenter())
+    files = {file: template.path / file for file in template.spec.files}
+    return write_bundle(folder / name, template.spec.model_copy(update={"name": name, **_planned(template, plan)}), files)
+
+
+def _planned(template: Bundle, plan: dict[str, Any]) -> dict[str, Any]:
+    return {"preprocessing": {**template.spec.preprocessing, **plan}}
+
+
+@cache
+def _tiny_segmenter() -> Path:
+    folder = Path(_exported.name)
+    network = tiny_segmenter_network()
+    plan = Plan(classes=["background", "middle", "bright"], spacing=(1.0, 1.0, 1.0), window=(8, 8, 8))
+    about = {"settings": asdict(network.settings), "plan": plan.model_dump(mode="json")}
+    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"task": "segmenter", "segmenter": about, "state_dict": weights}, folder / "tiny-segmenter.ckpt")
+    return export_bundle(folder / "tiny-segmenter.ckpt", folder / "segmenter")
+
+
+def tiny_segmenter_network() -> UNet:
+    """Scores 0, 4·value − 1 and 8·value − 7 of each voxel's normalised value: class 1 from 0.25 on, 2 from 1.5 on."""
+    network = UNet(UNetSettings(classes=3, channels=(4, 4), norm="none", activation="leaky_relu"))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        # Channels 0 and 1 carry the value's positive and negative part through the finest depth's four convolutions.
+        middle = (1, 1, 1)
+        first, second = (block.convolution for block in (network.analysis[0].first, network.analysis[0].second))
+        third, fourth = (block.convolution for block in (network.synthesis["0_1"].first, network.synthesis["0_1"].second))
+        first.weight[0, 0][middle], first.weight[1, 0][middle] = 1.0, -1.0
+        for channel in range(2):
+            second.weight[channel, channel][middle] = 1.0
+            third.weight[channel, 4 + channel][middle] = 1.0  # what was raised comes before the skip
+            fourth.weight[channel, channel][middle] = 1.0
+        head = network.heads[0]
+        head.weight[1, :2, 0, 0, 0] = torch.tensor([4.0, -4.0])
+        head.weight[2, :2, 0, 0, 0] = torch.tensor([8.0, -8.0])
+        head.bias.copy_(torch.tensor([0.0, -1.0, -7.0]))
+    return network.eval()
 
 
 def tiny_tagger_bundle(folder: Path, language: str, name: str | None = None) -> Path:

@@ -10,11 +10,13 @@ of windows, and of the slab before only the planes that the next one overlaps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -99,20 +101,38 @@ def score_strips(
     carried = z_axis.window - min(z_axis.finals[:-1], default=z_axis.window)
     before = np.zeros((classes, carried, y_axis.size, x_axis.size), np.float32)  # planes that the next slab adds to
     waiting = 0  # planes of it in use
-    with ThreadPoolExecutor(workers) as pool:
+    weighted = np.empty((classes, *(axis.window for axis in axes)), np.float32)
+    places = product(z_axis.starts, y_axis.starts, x_axis.starts)
+    with closing(_in_order(lambda place: network(read(place)), places, workers)) as windows:
         for z, z_weights, z_final in zip(z_axis.starts, z_axis.weights, z_axis.finals, strict=True):
             behind = z_axis.window - z_final
             rest = np.zeros((classes, z_axis.window, 0, x_axis.size), np.float32)
             for y, y_weights, y_final in zip(y_axis.starts, y_axis.weights, y_axis.finals, strict=True):
                 row = np.zeros((classes, z_axis.window, y_axis.window, x_axis.size), np.float32)
                 row[:, :, : rest.shape[2]] = rest
-                places = [(z, y, x) for x in x_axis.starts]
-                scores = pool.map(lambda place: network(read(place)), places)
-                for (_, _, x), x_weights, window in zip(places, x_axis.weights, scores, strict=True):
+                for x, x_weights in zip(x_axis.starts, x_axis.weights, strict=True):
                     weights = z_weights[:, None, None] * (y_weights[:, None] * x_weights)
-                    row[..., x : x + x_axis.window] += window * weights
+                    row[..., x : x + x_axis.window] += np.multiply(next(windows), weights, out=weighted)
                 done, rest = row[:, :, :y_final], row[:, :, y_final:].copy()
                 done[:, :waiting] += before[:, :waiting, y : y + y_final]
                 before[:, :behind, y : y + y_final] = done[:, z_final:]
                 yield Strip(z, y, done[:, :z_final])
             waiting = behind
+
+
+def _in_order(network: Callable[[Place], Floats], places: Iterable[Place], workers: int) -> Generator[Floats, None, None]:
+    """The windows' scores in the order of their places. A window more than there are workers is on its way, whatever row it
+    belongs to, so that no worker waits for a row to end, or for its strip to be used.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        coming: deque[Future[Floats]] = deque()
+        try:
+            for place in places:
+                coming.append(pool.submit(network, place))
+                if len(coming) > workers:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for future in coming:
+                future.cancel()

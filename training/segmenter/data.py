@@ -18,7 +18,7 @@ from training.segmenter.annotation import Annotation
 from training.segmenter.augmentation import Augmentation
 from training.segmenter.cases import Case, find_cases, folds
 from training.segmenter.patches import Batch, Drawing, Patches
-from training.segmenter.planning import make_plan
+from training.segmenter.planning import VOXELS, make_plan
 from training.segmenter.prepared import Prepared, prepare
 
 
@@ -70,6 +70,7 @@ class SegmenterData(lightning.LightningDataModule):
         group: what tells which volumes belong together, see ``find_cases``.
         split: which part is left out; not used with ``validation``.
         plan: JSON file of the plan; it is made from the training volumes and written where it does not exist.
+        window_voxels: of the window of a plan that is made, at most.
         annotation: what of the training label maps counts.
         validation_annotation: what of the label maps that are judged by counts; all of it by default.
         drawing: how patches are drawn.
@@ -89,6 +90,7 @@ class SegmenterData(lightning.LightningDataModule):
         group: str | None = None,
         split: Split | None = None,
         plan: str = "runs/plan.json",
+        window_voxels: int = VOXELS,
         annotation: Annotation | None = None,
         validation_annotation: Annotation | None = None,
         drawing: Drawing | None = None,
@@ -102,13 +104,14 @@ class SegmenterData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.train, self.validation, self.group, self.split = train, validation, group, split or Split()
-        self.plan_path, self.cache = Path(plan), Path(cache)
+        self.plan_path, self.window_voxels, self.cache = Path(plan), window_voxels, Path(cache)
         self.annotation, self.validation_annotation = annotation or Annotation(), validation_annotation or Annotation()
         self.drawing, self.augmentation = drawing or Drawing(), augmentation
         self.batch_size, self.batches, self.validation_count = batch_size, batches, validation_count
         self.workers, self.seed = workers, seed
         self.first_epoch = 0  # of this run: more than 0 where it goes on from a checkpoint
         self.plan: Plan | None = None
+        self.cases: list[Case] = []  # that are trained on
         self.patches: Patches | None = None
         self.judged: list[Prepared] = []
 
@@ -118,8 +121,8 @@ class SegmenterData(lightning.LightningDataModule):
         found = find_cases(self.train, self.group)
         train, judged = self.split(found.cases) if self.validation is None else (found.cases, find_cases(self.validation).cases)
         if not self.plan_path.exists():
-            make_plan(train, found.classes, self.annotation).write(self.plan_path)
-        self.plan = plan = Plan.read(self.plan_path)
+            make_plan(train, found.classes, self.annotation, voxels=self.window_voxels).write(self.plan_path)
+        self.plan, self.cases = (plan := Plan.read(self.plan_path)), train
         self.judged = [prepare(case, plan, self.validation_annotation, self.cache) for case in judged[: self.validation_count]]
         if stage in (None, "fit"):
             prepared = [prepare(case, plan, self.annotation, self.cache) for case in train]

@@ -146,14 +146,20 @@ class SegmenterModule(lightning.LightningModule):
         """A prepared volume (z, y, x) → its labels, by the network as it is now."""
         assert self.plan is not None
         shape = (image.shape[0], image.shape[1], image.shape[2])
-        layout = Layout(shape, self.plan.window, self._margin(), self.overlap)
         labels = np.zeros(shape, np.int16)
-        for strip in score_volume(partial(cut, image, filling=0.0), self._scores, layout, self.settings.classes):
+        layout = self.layout(shape, self.overlap)
+        for strip in score_volume(partial(cut, image, filling=0.0), self.scores, layout, self.settings.classes):
             _, z, y, _ = strip.scores.shape
             labels[strip.z : strip.z + z, strip.y : strip.y + y] = decide(strip.scores)
         return labels
 
-    def _scores(self, window: Floats) -> Floats:
+    def layout(self, shape: Size, overlap: float) -> Layout:
+        """How windows cover a volume (z, y, x) that has been prepared."""
+        assert self.plan is not None
+        return Layout(shape, self.plan.window, self._margin(), overlap)
+
+    def scores(self, window: Floats) -> Floats:
+        """A window (1, z, y, x) → scores before softmax (classes, z, y, x)."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context() if self._trainer else torch.no_grad():
             scores = self.network(torch.from_numpy(window)[None].to(self.device))
         values: Floats = scores[0].float().cpu().numpy()

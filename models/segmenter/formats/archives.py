@@ -5,13 +5,12 @@ from __future__ import annotations
 import stat
 import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from models.errors import VolumeError, VolumeKindError, VolumeTooLargeError
-from models.segmenter.formats.unpacking import PIECE, truncated
+from models.segmenter.formats.unpacking import PIECE, guarded, truncated
 from models.segmenter.volume import Limits
 
 MEMBERS = 10_000
@@ -42,17 +41,13 @@ def unzip(path: Path, scratch: Path, limits: Limits, name: str) -> Path:
         VolumeKindError: no volume inside, several of them, or a zip.
     """
     folder = scratch / "members"
-    try:
+    with guarded(name, "the zip cannot be unpacked", AGAIN):
         _check_directory(path, name)
         with zipfile.ZipFile(path) as archive:
             members = _members(archive.infolist(), limits, name)
             folder.mkdir(parents=True, exist_ok=True)
             for inner, info in members.items():
                 _extract(archive, info, folder / inner, f"{name}: {inner}")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, struct.error, EOFError, zlib.error) as error:
-        raise VolumeError("the zip cannot be unpacked", where=name, got=error, fix=AGAIN) from error
-    except OSError as error:
-        raise VolumeError("the zip cannot be unpacked", where=name, got=error.strerror or error, fix=AGAIN) from error
     return _volume(folder, list(members), name)
 
 

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import InputError, VolumeError, VolumeKindError, VolumeShapeError
+from models.errors import VolumeError, VolumeKindError, VolumeShapeError, VolumeTooLargeError
+from models.segmenter.formats.unpacking import guarded
 from models.segmenter.grid import Grid, Spacing
 from models.segmenter.volume import Limits, Volume, check_kind, check_shape
 
 LARGEST_CHUNK = 2**28  # bytes that are unpacked together
 SLAB = 2**26  # bytes that are copied together, if a chunk is not larger
+MOST_CHUNKS, TOGETHER = 2**19, 2**10  # chunks of an image, and of them copied together
 LONGEST = 2**24  # bytes of metadata
 CHUNK = (64, 256, 256)  # of label images
 MILLIMETRES = {
@@ -62,16 +64,11 @@ def read_folder(folder: Path, scratch: Path, limits: Limits, name: str) -> Volum
     import zarr
 
     image = _image(folder, name)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            array = zarr.open_array(folder / image.path, mode="r")
-            shape, dtype = _shape(array, image, limits, name)
-            return _read(array, image, shape, dtype, scratch, name)
-    except InputError:
-        raise
-    except Exception as error:  # zarr and its codecs have no one error for damaged arrays
-        fix = "The image is damaged, or packed in a way that is not read: copy or export it again."
-        raise VolumeError("the Zarr array cannot be read", where=f"{name}: {image.path}", got=error, fix=fix) from error
+    fix = "The image is damaged, or packed in a way that is not read: copy or export it again."
+    with warnings.catch_warnings(action="ignore"), guarded(f"{name}: {image.path}", "the Zarr array cannot be read", fix):
+        array = zarr.open_array(folder / image.path, mode="r")
+        shape, dtype = _shape(array, image, limits, name)
+        return _read(array, image, shape, dtype, scratch, name)
 
 
 def _read(array: Any, image: Image, shape: tuple[int, int, int], dtype: np.dtype[Any], scratch: Path, name: str) -> Volume:
@@ -228,6 +225,10 @@ def _shape(array: Any, image: Image, limits: Limits, name: str) -> tuple[tuple[i
     if math.prod(array.chunks) * dtype.itemsize > LARGEST_CHUNK:
         got = f"chunks of {array.chunks}"
         raise VolumeError("chunks are too large", where=name, expected=f"at most {LARGEST_CHUNK:,} bytes", got=got)
+    chunks = math.prod(-(-size // part) for size, part in zip(array.shape, array.chunks, strict=True))
+    if chunks > MOST_CHUNKS:
+        fix = "Save the image in larger chunks."
+        raise VolumeTooLargeError("too many chunks", where=name, expected=f"at most {MOST_CHUNKS:,}", got=f"{chunks:,}", fix=fix)
     return shape, dtype
 
 
@@ -245,7 +246,7 @@ def _blocks(shape: tuple[int, int, int], chunk: tuple[int, int, int], itemsize: 
     """Blocks of whole chunks, x grown first: as large as is held at once."""
     size = list(chunk)
     for axis in (2, 1, 0):
-        room = SLAB // (math.prod(size) * itemsize)
+        room = min(SLAB // (math.prod(size) * itemsize), TOGETHER * math.prod(chunk) // math.prod(size))
         size[axis] = min(max(size[axis], size[axis] * room), -(-shape[axis] // size[axis]) * size[axis])
     for z in range(0, shape[0], size[0]):
         for y in range(0, shape[1], size[1]):

@@ -28,9 +28,9 @@ MILLIMETRES = {
     "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "\\u00b5m": 1e-3,
     "nm": 1e-6, "nanometer": 1e-6, "pm": 1e-9, "å": 1e-7,
 }  # fmt: skip
-SLACK = 2**12  # bytes that a packed strip may take beyond twice those of its voxels
 UNTOLD = "The file does not say how far its voxels are apart."
 LARGEST = 2**28  # bytes of a page that is unpacked, which is held
+SLACK = 2**12  # bytes that a packed strip may take beyond twice those of its voxels
 PLAIN, ZLIB, PACKBITS = 1, (8, 32946), 32773  # compressions
 VOLUMES = ("IYX", "QYX", "ZYX", "QQQ")  # axes, slowest first, of what is taken for a volume
 
@@ -41,9 +41,12 @@ def read(path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     fix = "The file is damaged, or of a kind of TIFF that is not read: export it again, uncompressed."
-    with _Alone(path) as stream, guarded(name, "the TIFF cannot be read", fix):
-        with tifffile.TiffFile(stream, _multifile=False) as file:
-            return _read(file, path, scratch, limits, name)
+    with (
+        io.BufferedReader(_Alone(path)) as stream,
+        guarded(name, "the TIFF cannot be read", fix),
+        tifffile.TiffFile(stream, _multifile=False) as file,
+    ):
+        return _read(file, path, scratch, limits, name)
 
 
 class _Alone(io.FileIO):
@@ -124,13 +127,16 @@ def _check_segments(file: BinaryIO, page: TiffPage | TiffFrame, itemsize: int, w
 
     The decoder takes whatever they unfold to.
     """
-    kind = int(page.keyframe.compression)
+    keyframe = page.keyframe
+    if keyframe is None:
+        raise VolumeError("a page without a description", where=where, expected="the tags of a TIFF page")
+    kind = int(keyframe.compression)
     if kind not in (PLAIN, PACKBITS, *ZLIB):
         fix = "Export it again, uncompressed or with deflate (zlib)."
-        got = page.keyframe.compression.name
-        raise VolumeError("a compression that is not read", where=where, expected="none, deflate or PackBits", got=got, fix=fix)
+        expected, got = "none, deflate or PackBits", str(keyframe.compression)
+        raise VolumeError("a compression that is not read", where=where, expected=expected, got=got, fix=fix)
     end = file.seek(0, os.SEEK_END)
-    most = math.prod(page.keyframe.chunks) * itemsize
+    most = math.prod(keyframe.chunks) * itemsize
     if most > LARGEST:
         raise VolumeError("a strip or tile is too large", where=where, expected=f"{LARGEST:,} bytes", got=f"{most:,}")
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):

@@ -88,10 +88,11 @@ class Unpacked:
         return self._ended
 
     def _next_member(self) -> None:
-        rest = self._engine.unused_data
-        rest += self._file.read(PIECE if not rest else len(GZIP))
-        if rest.lstrip(b"\0")[:2] == GZIP:
-            self._engine, self._waiting = zlib.decompressobj(zlib.MAX_WBITS | 32), rest.lstrip(b"\0")
+        rest = self._engine.unused_data.lstrip(b"\0")
+        while len(rest) < len(GZIP) and (piece := self._file.read(PIECE)):
+            rest = (rest + piece).lstrip(b"\0")
+        if rest.startswith(GZIP):
+            self._engine, self._waiting = zlib.decompressobj(zlib.MAX_WBITS | 32), rest
         else:
             self._ended = True
 

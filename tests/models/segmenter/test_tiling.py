@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -83,6 +85,35 @@ def test_an_error_of_the_network_is_the_callers():
 
     with pytest.raises(ValueError, match="no"):
         next(score_strips(read_from(np.zeros((1, 6, 6, 6), np.float32), axes), network, axes, 1, 2))
+
+
+def test_workers_go_on_where_rows_end():
+    """Each window waits for another to be at work, and rows have one window."""
+    axes = drawn_axes((6, 10, 4), (4, 4, 4), 0.5)
+    volume = np.random.default_rng(0).standard_normal((1, 6, 10, 4)).astype(np.float32)
+    pair = threading.Barrier(2, timeout=60)
+
+    def network(window):
+        pair.wait()
+        return window
+
+    np.testing.assert_allclose(
+        assembled(score_strips(read_from(volume, axes), network, axes, 1, 2), volume.shape), volume, atol=1e-5
+    )
+
+
+def test_strips_that_nobody_wants_are_not_scored():
+    axes = drawn_axes((20, 20, 20), (4, 4, 4), 0.0)
+    volume, scored = np.zeros((1, 20, 20, 20), np.float32), []
+
+    def network(window):
+        scored.append(1)
+        return window
+
+    strips = score_strips(read_from(volume, axes), network, axes, 1, 2)
+    next(strips)
+    strips.close()
+    assert len(scored) <= 5 + 3
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((4, 5, 0.5), "1 to 4"), ((4, 0, 0.5), "window"), ((4, 2, 1.0), "overlap")])
