@@ -311,6 +311,7 @@ def _convert_vectors(ctx: click.Context, corpora: tuple[str, ...], vectors: Path
 )
 @click.option("--ignore", type=int, help="Label of the voxels that are not painted.")
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Of training.")
+@click.option("--flips", default="", help="Axes along which mirror images are as good as the volume, such as zyx for cells.")
 @click.option("--checkpoint", type=LOCAL_PATH, help="Keep the network here, for `convoy export`.")
 def complete(volume: Path, labels: Path, **settings: Any) -> None:
     """Learn from the painted slices of one VOLUME, and paint the rest of it.

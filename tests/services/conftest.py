@@ -35,6 +35,12 @@ def tiny_separator() -> Callable[..., Path]:
     return importlib.import_module("tests.tiny").tiny_separator_bundle
 
 
+@pytest.fixture(scope="session")
+def tiny_segmenter() -> Callable[..., Path]:
+    """As `tiny_bundle`, for segmenters: ``(folder, name=…)``."""
+    return importlib.import_module("tests.tiny").tiny_segmenter_bundle
+
+
 # Of the separators' server, small enough to reach.
 LIMITS = {
     "CONVOY_MAX_AUDIO_BYTES": "2000000",

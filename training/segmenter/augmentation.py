@@ -66,14 +66,16 @@ class Augmentation:
             subject = torchio.Subject(
                 image=torchio.ScalarImage(tensor=image[None]), labels=torchio.LabelMap(tensor=(labels + SHIFT)[None].short())
             )
-            for transform in self._drawn():
+            for transform in self._drawn(image.shape):
                 subject = transform(subject)
         changed = cast(Any, subject)
         values = changed["image"].data[0].float()
         return self._contrast(values, generator), changed["labels"].data[0].long() - SHIFT
 
-    def _drawn(self) -> list[torchio.Transform]:
+    def _drawn(self, shape: Sequence[int]) -> list[torchio.Transform]:
         """The transforms of this patch."""
+        # A cubic B-spline does not fold where a control point moves less than half a cell.
+        z, y, x = (min(self.displacement, 0.45 * size / (self.control_points - 3)) for size in shape)
         flips = tuple("zyx".index(axis) for axis in self.flips)
         chances: list[tuple[float, Callable[[], Any]]] = [
             (1.0 if flips else 0.0, lambda: torchio.RandomFlip(axes=flips)),
@@ -85,7 +87,7 @@ class Augmentation:
             ),
             (
                 self.deformation,
-                lambda: torchio.RandomElasticDeformation(self.control_points, max_displacement=self.displacement),
+                lambda: torchio.RandomElasticDeformation(self.control_points, max_displacement=(z, y, x)),
             ),
             (self.blur, lambda: torchio.RandomBlur((0.25, 1.0))),
             (self.noise, lambda: torchio.RandomNoise(std=(0.0, 0.2))),

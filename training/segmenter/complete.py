@@ -59,6 +59,7 @@ def complete(
     steps: int = 300,
     channels: tuple[int, ...] = (16, 32, 64, 128),
     batch_size: int = 2,
+    flips: str = "",
     checkpoint: Path | None = None,
     progress: bool = True,
     seed: int = 1,
@@ -74,6 +75,7 @@ def complete(
         steps: of training.
         channels: of the network, at each depth.
         batch_size: patches of a step.
+        flips: axes along which mirror images are as good as the volume; none where left and right, or up and down, differ.
         checkpoint: file to keep the network in, for ``convoy export``.
         progress: show a bar.
         seed: of the random numbers.
@@ -87,7 +89,7 @@ def complete(
         raise ConfigError("what is painted?", where=str(labels), expected="slices, or the label of what is not", fix=fix)
     with tempfile.TemporaryDirectory(prefix="convoy-") as folder:
         place = Path(folder)
-        data = _data(volume, labels, place, slices, ignore, steps, batch_size, seed)
+        data = _data(volume, labels, place, slices, ignore, steps, batch_size, flips, seed)
         data.setup("fit")
         assert data.plan is not None
         network = UNetSettings(classes=len(data.plan.classes), channels=channels, heads=2)
@@ -126,6 +128,7 @@ def _data(
     ignore: int | None,
     steps: int,
     batch_size: int,
+    flips: str,
     seed: int,
 ) -> SegmenterData:
     """The one volume as a data set."""
@@ -140,7 +143,7 @@ def _data(
         window_voxels=WINDOW_VOXELS,
         annotation=Annotation(ignore=ignore, slices=str(place / "slices.json") if slices else None),
         drawing=Drawing(foreground=0.5),
-        augmentation=Augmentation(affine=0.5, flips="zyx"),
+        augmentation=Augmentation(affine=0.5, flips=flips),
         batch_size=batch_size,
         batches=steps,
         validation_count=0,

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from models.bundle_spec import NetworkSpec
 from models.errors import ConfigError
 from models.segmenter.network import UNet, UNetSettings
 from models.segmenter.plan import Plan
-from training.export import Exported
+from training.export import Exported, rounded
 from training.segmenter.graphs import graph
 
 
@@ -31,7 +31,7 @@ def export(saved: dict[str, Any], folder: Path) -> Exported:
         fix = "Train with the data module of training/configs/segmenter-*.yaml, which writes it."
         raise ConfigError("the checkpoint has no plan", expected="segmenter.plan", fix=fix)
     plan = Plan.model_validate(about["plan"])
-    network = network_of(saved)
+    network = cast(UNet, rounded(network_of(saved)))
     arguments = json.loads(json.dumps(asdict(network.settings)))
     return Exported(
         labels=list(plan.classes),

@@ -15,7 +15,7 @@ from training.segmenter.data import SegmenterData
 from training.segmenter.losses import Loss
 from training.segmenter.module import SegmenterModule
 
-AVERAGED = 0.99  # decay of the averaged weights, which are those that remain
+AVERAGED = 10  # the weights that remain are averaged over about one step in so many
 
 
 def fit(
@@ -49,7 +49,7 @@ def fit(
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
-            callbacks=[EMAWeightAveraging(decay=AVERAGED)],
+            callbacks=[EMAWeightAveraging(decay=max(0.0, 1 - AVERAGED / data.batches))],
         )
         trainer.fit(module, datamodule=data)
     return module.eval()
