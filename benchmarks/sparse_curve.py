@@ -3,10 +3,10 @@
     python -m training.segmenter.halves data/flyem data/flyem-halves
     .venv-dev/bin/python benchmarks/sparse_curve.py --out docs/sparse
 
-Hippocampus: every training volume keeps 1, 2, 4, 8 or all of its slices along z; mean Dice of both classes on the scans of fold 0.
-Electron microscopy: the lower half keeps 1, 2, 3, 5 or 10 slices along each axis; IoU of the boundaries in the upper half. All points
-of a curve have one network and one number of steps. A point that OUT/figures.json already holds is not trained again. Writes
-figures.json, curve.png and a table in Markdown.
+Hippocampus: every training volume keeps 1, 2, 4, 8 or all of its slices along z; mean Dice of both classes on the scans of fold
+0. Electron microscopy: the lower half keeps 1, 2, 3, 5 or 10 slices along each axis; IoU of the boundaries in the upper half. All
+points of a curve have one network and one number of steps. A point that OUT/figures.json already holds is not trained again.
+Writes figures.json, curve.png and a table in Markdown.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from models.bundle import open_bundle
+from models.segmenter import Segmenter
 from models.separator import Separator
 from models.tagger import Tagger
 
@@ -23,6 +24,15 @@ FIGURES = {
     "tagger-zh": [("word F1", "words_f1", "{:.2%}"), ("word and part-of-speech F1", "joint_f1", "{:.2%}")],
     "separator-2speakers": [("SI-SNR better by", "si_snri", "{:.2f} dB"), ("SDR better by", "sdri", "{:.2f} dB")],
     "separator-2speakers-causal": [("SI-SNR better by", "si_snri", "{:.2f} dB"), ("SDR better by", "sdri", "{:.2f} dB")],
+    "segmenter-hippocampus": [
+        ("Dice of the first class", "classes.Anterior.dice", "{:.4f}"),
+        ("… of the second", "classes.Posterior.dice", "{:.4f}"),
+        ("surface Dice, 1 mm", "surface_dice", "{:.4f}"),
+    ],
+    "segmenter-flyem-boundaries": [
+        ("Dice of the first class", "classes.boundary.dice", "{:.4f}"),
+        ("IoU of the first class", "classes.boundary.iou", "{:.4f}"),
+    ],
 }
 
 
@@ -93,6 +103,15 @@ def test_a_stream_gives_what_the_whole_recording_gives():
         start += size
     live = np.concatenate([*pieces, stream.flush()], axis=1)
     np.testing.assert_allclose(live, separator.separate(mixture, rate), atol=1e-4)
+
+
+def test_the_sample_of_a_brain_is_segmented_on_its_own_grid():
+    """An adult's hippocampus has 2 to 5 ml, and its anterior part lies before its posterior part."""
+    found = Segmenter.load(PRETRAINED / "segmenter-hippocampus").segment(SAMPLES / "hippocampus-mni152.nii.gz")
+    assert found.labels.shape == found.grid.shape == (38, 52, 36)
+    assert 2 < sum(each.millilitres for each in found.classes[1:]) < 6
+    front, back = (np.argwhere(found.labels == label).mean(0)[1] for label in (1, 2))
+    assert front > back + 10
 
 
 def si_snr(estimate: np.ndarray, target: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from models.tagger.vectors import VectorTable
-from tests.scans import write_decathlon
+from tests.scans import ball, save, write_decathlon
 from tests.training.separator.speakers import write_mixtures, write_speakers
 
 LIGHTNING = "lightning.pytorch"
@@ -83,6 +83,10 @@ def write_data(folder: Path) -> None:
     for part in ("tr", "cv"):
         write_mixtures(folder / "data/wsj0-2mix/2speakers/wav8k/min" / part)
     write_decathlon(folder / "data/hippocampus", 10, (10, 14, 10))
+    values, labels = ball((20, 24, 22))
+    save(folder / "data/flyem-halves/lower.nii", values)
+    save(folder / "data/flyem-halves/lower-label.nii", labels > 0, dtype=np.uint8)
+    (folder / "data/flyem-halves/lower.csv").write_text("image,label\nlower.nii,lower-label.nii\n", "utf-8")
     random = np.random.default_rng(0)
     characters = sorted(set("".join(CHINESE)))
     tables = {

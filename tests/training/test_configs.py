@@ -15,7 +15,10 @@ from training.export import read_card
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
 CARDS = sorted(CONFIGS.glob("*.card.yaml"))
-PUBLISHED = {"tagger-en", "tagger-zh", "separator-2speakers", "separator-2speakers-causal"}
+PUBLISHED = {
+    *("tagger-en", "tagger-zh", "separator-2speakers", "separator-2speakers-causal"),
+    *("segmenter-hippocampus", "segmenter-flyem-boundaries"),
+}
 COMPLETE = sorted(set(CONFIGS.glob("*.yaml")) - set(CARDS))
 
 
