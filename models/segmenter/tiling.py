@@ -74,7 +74,10 @@ class Axis:
 
 
 class Strip(NamedTuple):
-    """Final scores (classes, z, y, x): their first z and y in the volume, all of its x."""
+    """Final scores (classes, z, y, x): their first z and y in the volume, all of its x.
+
+    The next strip takes their memory: use them, or copy them, before it is asked for.
+    """
 
     z: int
     y: int
@@ -101,19 +104,20 @@ def score_strips(
     carried = z_axis.window - min(z_axis.finals[:-1], default=z_axis.window)
     before = np.zeros((classes, carried, y_axis.size, x_axis.size), np.float32)  # planes that the next slab adds to
     waiting = 0  # planes of it in use
+    row = np.empty((classes, z_axis.window, y_axis.window, x_axis.size), np.float32)
     weighted = np.empty((classes, *(axis.window for axis in axes)), np.float32)
     places = product(z_axis.starts, y_axis.starts, x_axis.starts)
     with closing(_in_order(lambda place: network(read(place)), places, workers)) as windows:
         for z, z_weights, z_final in zip(z_axis.starts, z_axis.weights, z_axis.finals, strict=True):
             behind = z_axis.window - z_final
-            rest = np.zeros((classes, z_axis.window, 0, x_axis.size), np.float32)
+            kept = 0  # rows that the window before began
             for y, y_weights, y_final in zip(y_axis.starts, y_axis.weights, y_axis.finals, strict=True):
-                row = np.zeros((classes, z_axis.window, y_axis.window, x_axis.size), np.float32)
-                row[:, :, : rest.shape[2]] = rest
+                row[:, :, :kept] = row[:, :, y_axis.window - kept :]
+                row[:, :, kept:] = 0
                 for x, x_weights in zip(x_axis.starts, x_axis.weights, strict=True):
                     weights = z_weights[:, None, None] * (y_weights[:, None] * x_weights)
                     row[..., x : x + x_axis.window] += np.multiply(next(windows), weights, out=weighted)
-                done, rest = row[:, :, :y_final], row[:, :, y_final:].copy()
+                done, kept = row[:, :, :y_final], y_axis.window - y_final
                 done[:, :waiting] += before[:, :waiting, y : y + y_final]
                 before[:, :behind, y : y + y_final] = done[:, z_final:]
                 yield Strip(z, y, done[:, :z_final])
