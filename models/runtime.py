@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,18 @@ def choose_precision(
     return "bf16" if "BF16" in capabilities and difference is not None and difference <= tolerance else "f32"
 
 
+def forced() -> Precision | None:
+    """CONVOY_PRECISION, for answers that are the same to the last digits on every processor.
+
+    Raises:
+        ConfigError: it is neither f32 nor bf16.
+    """
+    wanted = os.environ.get("CONVOY_PRECISION", "")
+    if wanted not in ("", "f32", "bf16"):
+        raise ConfigError("unknown precision", where="CONVOY_PRECISION", expected="f32 or bf16", got=wanted)
+    return cast(Precision, wanted) if wanted else None
+
+
 def capabilities() -> list[str]:
     """What the processor computes in, in OpenVINO's words: FP32, BF16, INT8 …"""
     return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
@@ -79,7 +91,7 @@ class Runtime:
     Args:
         path: the ONNX file.
         differences: precision → largest difference from the torch network that the export measured.
-        precision: force one; None chooses.
+        precision: force one; None takes CONVOY_PRECISION, or else chooses.
         count: threads; None takes what the cgroup allows.
         parallel: many small runs at the same time, one thread each, instead of all threads on one run.
         tolerance: of the outputs, up to which bf16 is taken.
@@ -95,7 +107,7 @@ class Runtime:
         tolerance: float = TOLERANCE,
     ) -> None:
         self.path = path
-        self.precision = precision or choose_precision(capabilities(), differences or {}, tolerance)
+        self.precision = precision or forced() or choose_precision(capabilities(), differences or {}, tolerance)
         self.threads = count or threads()
         self.streams = self.threads if parallel else 1
         self._compiled: dict[Key | None, openvino.CompiledModel] = {}

@@ -13,6 +13,7 @@ _scratch = tempfile.TemporaryDirectory(prefix="convoy-tests-", ignore_cleanup_er
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["BENTOML_HOME"] = str(Path(_scratch.name) / "bentoml")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch on tensors as small as these only loses by more threads
+os.environ["CONVOY_PRECISION"] = "f32"  # the same digits on every processor
 os.environ["CONVOY_CACHE"] = str(Path(_scratch.name) / "cache")
 
 # A loaded machine is slow, not wrong: no deadline per example. Derandomised, so that a run can be repeated.

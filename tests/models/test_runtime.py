@@ -244,3 +244,12 @@ def test_inputs_of_one_shape_are_told_and_axes_may_be_linear_in_a_length(tmp_pat
     assert network.fixed == {"a": (2, 3), "b": (1,)}
     arrays = {"samples": np.ones((1, 2 * 9 + 1), np.float32), "a": np.zeros((2, 3), np.float32), "b": np.zeros(1, np.float32)}
     np.testing.assert_array_equal(network.run(arrays)["sums"], np.full((1, 9), 3))
+
+
+def test_a_precision_may_be_forced(monkeypatch):
+    for wanted, expected in (("", None), ("f32", "f32"), ("bf16", "bf16")):
+        monkeypatch.setenv("CONVOY_PRECISION", wanted)
+        assert runtime.forced() == expected
+    monkeypatch.setenv("CONVOY_PRECISION", "f16")
+    with pytest.raises(ConfigError, match="CONVOY_PRECISION: unknown precision: expected f32 or bf16, got f16"):
+        runtime.forced()
