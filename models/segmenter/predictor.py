@@ -235,7 +235,13 @@ class Segmenter:
             ClassVolume(label, name, int(count), None if each is None else float(count) * each)
             for label, (name, count) in enumerate(zip(self.classes, counts.tolist(), strict=True))
         ]
-        return Segmented(labels, volume.grid, found, volume.notes)
+        return Segmented(labels, volume.grid, found, [*volume.notes, *self._unsure(volume)])
+
+    def _unsure(self, volume: Volume) -> list[str]:
+        """What the network takes for granted of a volume whose file does not say it; NIfTI's reader has said so itself."""
+        if self.plan.oriented and volume.grid.affine is None and volume.kind != "nifti":
+            return ["The file does not say how the volume lies: its axes were taken to run up, to the front and to the right."]
+        return []
 
     def _network(self, mirrors: Sequence[tuple[int, ...]]) -> Callable[[Floats], Floats]:
         """Scores (classes, z, y, x) of a window (1, z, y, x): the mean over its mirror images."""

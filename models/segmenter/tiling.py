@@ -2,7 +2,8 @@
 
 Neighbouring windows overlap, and each voxel's scores are the mean of its windows', weighted so that the middle of a window counts
 most. Weights are made along each axis and divided by their sum there, so those of a voxel sum to one everywhere, borders
-included; the product of three such weights is nnU-Net's and MONAI's Gaussian map after their division.
+included; the product of three such weights is nnU-Net's Gaussian map after its division. MONAI's differs: no weight of its map is
+below 0.001 of the largest, which makes all of a window but its middle count the same.
 
 Windows go through a slab along x, then y, then z. A strip whose windows are all done leaves at once, so what is held is one row
 of windows, and of the slab before only the planes that the next one overlaps.
@@ -16,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -101,27 +102,63 @@ def score_strips(
         workers: windows at the same time.
     """
     z_axis, y_axis, x_axis = axes
-    carried = z_axis.window - min(z_axis.finals[:-1], default=z_axis.window)
-    before = np.zeros((classes, carried, y_axis.size, x_axis.size), np.float32)  # planes that the next slab adds to
-    waiting = 0  # planes of it in use
-    row = np.empty((classes, z_axis.window, y_axis.window, x_axis.size), np.float32)
-    weighted = np.empty((classes, *(axis.window for axis in axes)), np.float32)
-    places = product(z_axis.starts, y_axis.starts, x_axis.starts)
+    slabs = _slabs(z_axis, y_axis)
+    behind = [slab.depth - slab.final for slab in slabs]
+    before = np.zeros((classes, max(behind), y_axis.size, x_axis.size), np.float32)  # planes that the next slab adds to
+    deepest = np.empty((classes, max(slab.depth for slab in slabs), y_axis.window, x_axis.size), np.float32)
+    places = ((z, y, x) for slab in slabs for y in y_axis.starts for z in slab.starts for x in x_axis.starts)
     with closing(_in_order(lambda place: network(read(place)), places, workers)) as windows:
-        for z, z_weights, z_final in zip(z_axis.starts, z_axis.weights, z_axis.finals, strict=True):
-            behind = z_axis.window - z_final
-            kept = 0  # rows that the window before began
+        for slab, waiting, left in zip(slabs, [0, *behind[:-1]], behind, strict=True):
+            row = deepest[:, : slab.depth]
+            kept = 0  # rows that the windows before began
             for y, y_weights, y_final in zip(y_axis.starts, y_axis.weights, y_axis.finals, strict=True):
                 row[:, :, :kept] = row[:, :, y_axis.window - kept :]
                 row[:, :, kept:] = 0
-                for x, x_weights in zip(x_axis.starts, x_axis.weights, strict=True):
-                    weights = z_weights[:, None, None] * (y_weights[:, None] * x_weights)
-                    row[..., x : x + x_axis.window] += np.multiply(next(windows), weights, out=weighted)
+                for z, z_weights in zip(slab.starts, slab.weights, strict=True):
+                    planes = row[:, z - slab.starts[0] :][:, : z_axis.window]
+                    _add(planes, windows, z_weights[:, None] * y_weights, x_axis)
                 done, kept = row[:, :, :y_final], y_axis.window - y_final
                 done[:, :waiting] += before[:, :waiting, y : y + y_final]
-                before[:, :behind, y : y + y_final] = done[:, z_final:]
-                yield Strip(z, y, done[:, :z_final])
-            waiting = behind
+                before[:, :left, y : y + y_final] = done[:, slab.final :]
+                yield Strip(slab.starts[0], y, done[:, : slab.final])
+
+
+class _Slab(NamedTuple):
+    """Windows that go through the volume together: where they begin along z and their weights there, the planes that they cover,
+    and how many of those no later slab touches.
+    """
+
+    starts: list[int]
+    weights: list[Floats]
+    depth: int
+    final: int
+
+
+def _slabs(z_axis: Axis, y_axis: Axis) -> list[_Slab]:
+    """The last window ends with the volume and may begin just after the one before. Then it is cheaper to hold a deeper row for
+    both than nearly all planes between them.
+    """
+    groups = [[number] for number in range(len(z_axis.starts))]
+    if len(groups) > 2:
+        step, gap = z_axis.finals[0], z_axis.finals[-2]
+        if (step - gap) * y_axis.size > gap * y_axis.window:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    slabs = []
+    for group, after in zip(groups, [*groups[1:], None], strict=True):
+        starts = [z_axis.starts[number] for number in group]
+        depth = starts[-1] + z_axis.window - starts[0]
+        final = z_axis.starts[after[0]] - starts[0] if after else depth
+        slabs.append(_Slab(starts, [z_axis.weights[number] for number in group], depth, final))
+    return slabs
+
+
+def _add(planes: Floats, windows: Iterator[Floats], weights: Floats, x_axis: Axis) -> None:
+    """Add a row of windows, weighted along z and y by ``weights``, to its scores (classes, z, y, x)."""
+    weighted = np.empty((*weights.shape, x_axis.window), np.float32)
+    for x, x_weights in zip(x_axis.starts, x_axis.weights, strict=True):
+        every = weights[..., None] * x_weights
+        for total, scores in zip(planes, next(windows), strict=True):  # by class: memory for one product is enough
+            total[..., x : x + x_axis.window] += np.multiply(scores, every, out=weighted)
 
 
 def _in_order(network: Callable[[Place], Floats], places: Iterable[Place], workers: int) -> Generator[Floats, None, None]:

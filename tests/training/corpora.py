@@ -85,7 +85,7 @@ def write_data(folder: Path) -> None:
     write_decathlon(folder / "data/hippocampus", 10, (10, 14, 10))
     values, labels = ball((20, 24, 22))
     save(folder / "data/flyem-halves/lower.nii", values)
-    save(folder / "data/flyem-halves/lower-label.nii", labels > 0, dtype=np.uint8)
+    save(folder / "data/flyem-halves/lower-label.nii", (labels > 0).astype(np.uint8))
     (folder / "data/flyem-halves/lower.csv").write_text("image,label\nlower.nii,lower-label.nii\n", "utf-8")
     random = np.random.default_rng(0)
     characters = sorted(set("".join(CHINESE)))
