@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import click
 
+from convoy_options import BUNDLE_OPTION, LOCAL_PATH, READABLE_FILE, corpus_options, given_settings, numbers_by_axis
 from models.errors import ConfigError, ConvoyError
-from services.options import BUNDLE_OPTION, LOCAL_PATH, READABLE_FILE, corpus_options, given_settings, numbers_by_axis
 
 ROOT = Path(__file__).resolve().parent
 SERVICE = "services.gateway:Gateway"
