@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import site
 import subprocess
 import sys
-import venv
 import warnings
 from pathlib import Path
 from typing import Any
+
+from worker import peer_python
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "benchmarks" / ".venv-asteroid"
@@ -53,16 +53,7 @@ def main() -> None:
 
 def asteroid_python() -> str:
     """The interpreter of Asteroid's environment, made if it is not there."""
-    python, done = ENVIRONMENT / "bin" / "python", ENVIRONMENT / f"{PACKAGES[0]}.installed"
-    if not done.exists():
-        print(f"installing {PACKAGES[0]} into {ENVIRONMENT}", file=sys.stderr)
-        venv.create(ENVIRONMENT, clear=True, with_pip=True)
-        folder = next((ENVIRONMENT / "lib").glob("python*/site-packages"))
-        (folder / "convoy.pth").write_text("\n".join(site.getsitepackages()), "utf-8")
-        command = [python, "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        done.touch()
-    return str(python)
+    return peer_python(ENVIRONMENT, PACKAGES)
 
 
 def difference(arguments: dict[str, Any]) -> tuple[float, float]:

@@ -23,19 +23,16 @@ import copy
 import itertools
 import json
 import os
-import site
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from worker import ROOT, Worker, answer
+from worker import ROOT, Worker, answer, peer_python
 
 ENVIRONMENT = ROOT / "benchmarks" / ".venv-monai"
 PACKAGES = ["monai==1.6.1"]
@@ -90,15 +87,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def monai_python() -> str:
     """The interpreter of MONAI's environment, made if it is not there."""
-    python, done = ENVIRONMENT / "bin" / "python", ENVIRONMENT / f"{PACKAGES[0]}.installed"
-    if not done.exists():
-        print(f"installing {PACKAGES[0]} into {ENVIRONMENT}", file=sys.stderr)
-        venv.create(ENVIRONMENT, clear=True, with_pip=True)
-        folder = next((ENVIRONMENT / "lib").glob("python*/site-packages"))
-        (folder / "convoy.pth").write_text("\n".join(site.getsitepackages()), "utf-8")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES], check=True, stdout=sys.stderr)
-        done.touch()
-    return str(python)
+    return peer_python(ENVIRONMENT, PACKAGES)
 
 
 def measure(commands: dict[str, list[str]], cores: list[int], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

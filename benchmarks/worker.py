@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import site
 import subprocess
 import sys
+import venv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +45,20 @@ class Worker:
             if line.startswith(MARK):
                 return line.removeprefix(MARK)
         sys.exit(f"{self.process.args!r} stopped with exit status {self.process.wait()}; its message is above")
+
+
+def peer_python(environment: Path, packages: Sequence[str]) -> str:
+    """The interpreter of a peer's own environment, made if it is not there: these packages, without their dependencies, over ours."""
+    python, done = environment / "bin" / "python", environment / f"{packages[0]}.installed"
+    if not done.exists():
+        print(f"installing {packages[0]} into {environment}", file=sys.stderr)
+        venv.create(environment, clear=True, with_pip=True)
+        folder = next((environment / "lib").glob("python*/site-packages"))
+        (folder / "convoy.pth").write_text("\n".join(site.getsitepackages()), "utf-8")
+        command = [python, "-m", "pip", "install", "--quiet", "--no-deps", *packages]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        done.touch()
+    return str(python)
 
 
 def answer(text: object) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import UnavailableError, UnprocessableError
 from models.segmenter.formats import default_suffix
+from models.segmenter.grid import Spacing
 from models.segmenter.preview import draw
 from models.segmenter.volume import Limits as VolumeLimits
 from models.segmenter.volume import Volume
@@ -65,7 +66,7 @@ class Segmenter(Protocol):
         source: Path,
         target: Callable[[Volume], Path | None],
         *,
-        spacing: tuple[float, float, float] | None = None,
+        spacing: Spacing | None = None,
         flips: str = "",
         limits: VolumeLimits | None = None,
         name: str = "",
@@ -97,17 +98,8 @@ class SegmentForm(BaseModel):
         str, Field(description="Axes, of z, y and x, that the volume is also looked at mirrored along.", pattern="^[zyx]{0,3}$")
     ] = ""
 
-    @property
-    def distances(self) -> tuple[float, float, float] | None:
-        """``spacing`` as numbers.
 
-        Raises:
-            UnprocessableError: it is not three numbers.
-        """
-        return parse_spacing(self.spacing)
-
-
-def parse_spacing(text: str | None) -> tuple[float, float, float] | None:
+def parse_spacing(text: str | None) -> Spacing | None:
     """Z,Y,X in millimetres.
 
     Raises:
@@ -159,12 +151,18 @@ class Segmentation(FileCalls):
     def work(self, upload: Upload, workspace: Workspace) -> Callable[[Job], Made]:
         form = checked(SegmentForm, upload.fields)
         segmenter = self.choose(form.model)
-        form.distances  # noqa: B018  refused now, not in a thread
-        return functools.partial(segment_upload, segmenter, upload, form, workspace, self._settings)
+        spacing = parse_spacing(form.spacing)  # refused now, not in a thread
+        return functools.partial(segment_upload, segmenter, upload, form, spacing, workspace, self._settings)
 
 
 def segment_upload(
-    segmenter: Segmenter, upload: Upload, form: SegmentForm, workspace: Workspace, settings: Settings, job: Job
+    segmenter: Segmenter,
+    upload: Upload,
+    form: SegmentForm,
+    spacing: Spacing | None,
+    workspace: Workspace,
+    settings: Settings,
+    job: Job,
 ) -> Made:
     """What one volume's call asks for, as a file of its workspace; runs in a thread.
 
@@ -197,7 +195,7 @@ def segment_upload(
         found = segmenter.segment_file(
             upload.path,
             target,
-            spacing=form.distances,
+            spacing=spacing,
             flips=form.flips,
             limits=VolumeLimits(settings.max_voxels, settings.max_voxels * 8),
             name="volume",

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -81,6 +81,7 @@ class Exported:
 
 
 Axis = str | tuple[str, int, int]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,23 @@ def halve(path: Path) -> None:
     onnx.save(model, path)
 
 
-def rounded(network: nn.Module) -> nn.Module:
+def rounded(network: Network) -> Network:
     """A copy whose weights are numbers of 16 bits, as network.safetensors holds them."""
     return copy.deepcopy(network).half().float()
+
+
+def load_network(network: Network, saved: Mapping[str, Any]) -> Network:
+    """Give a network the weights of a module's ``network`` in a checkpoint, and set it to evaluation.
+
+    Raises:
+        ConfigError: they are not those of its settings.
+    """
+    weights = {name: value for name, value in saved["state_dict"].items() if name.startswith("network.")}
+    try:
+        network.load_state_dict({name.removeprefix("network."): value for name, value in weights.items()})
+    except RuntimeError as error:
+        raise ConfigError("not the weights of these settings", where="state_dict", got=error) from error
+    return network.eval()
 
 
 def _linear(axis: Axis) -> tuple[str, int, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
 import torch
+from lightning import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from models.errors import ConfigError
@@ -46,6 +48,13 @@ def rate(step: int, steps: int, warmup: float, schedule: str, falling: float = 0
     if schedule == "trapezoid":
         return min(1.0, max(0, steps - step) / max(1.0, falling * steps))
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+
+def scheduled(optimizer: torch.optim.Optimizer, factor: Callable[[int, int], float], trainer: Trainer) -> OptimizerLRScheduler:
+    """What ``configure_optimizers`` returns: the rate is multiplied with ``factor(step, steps)`` at every step."""
+    steps = int(trainer.estimated_stepping_batches)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps))
+    return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}})
 
 
 class Muon(torch.optim.Optimizer):

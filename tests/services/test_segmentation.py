@@ -67,7 +67,7 @@ def test_a_call_makes_one_file_and_leaves_nothing_else(tmp_path, segmenter, fiel
     source = save(workspace.path / "upload.nii.gz", ball()[0])
     job = Job()
     upload = Upload(source.rename(workspace.path / "upload"), "../x/scan.nii.gz")
-    made = segment_upload(segmenter, upload, SegmentForm(**fields), workspace, Settings(), job)
+    made = segment_upload(segmenter, upload, SegmentForm(**fields), None, workspace, Settings(), job)
     assert (made.name, made.kind, job.progress) == (name, kind, 1.0)
     assert [path.name for path in workspace.path.iterdir()] == [made.path.name]
     if "summary" in name:
@@ -82,7 +82,7 @@ def test_dicom_is_made_of_dicom_only(tmp_path, segmenter):
     workspace = workspaces.new()
     upload = Upload(save(workspace.path / "a.nii", ball()[0]), "a.nii")
     with pytest.raises(UnprocessableError, match="DICOM SEG needs a DICOM series"):
-        segment_upload(segmenter, upload, SegmentForm(format="dcm"), workspace, Settings(), Job())
+        segment_upload(segmenter, upload, SegmentForm(format="dcm"), None, workspace, Settings(), Job())
     workspaces.close()
 
 

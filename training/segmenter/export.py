@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from models.bundle_spec import NetworkSpec
 from models.errors import ConfigError
 from models.segmenter.network import UNet, UNetSettings
 from models.segmenter.plan import Plan
-from training.export import Exported, rounded
+from training.export import Exported, load_network, rounded
 from training.segmenter.graphs import graph
 
 
@@ -31,7 +31,7 @@ def export(saved: dict[str, Any], folder: Path) -> Exported:
         fix = "Train with the data module of training/configs/segmenter-*.yaml, which writes it."
         raise ConfigError("the checkpoint has no plan", expected="segmenter.plan", fix=fix)
     plan = Plan.model_validate(about["plan"])
-    network = cast(UNet, rounded(network_of(saved)))
+    network = rounded(network_of(saved))
     arguments = json.loads(json.dumps(asdict(network.settings)))
     return Exported(
         labels=list(plan.classes),
@@ -49,13 +49,7 @@ def network_of(saved: Mapping[str, Any]) -> UNet:
     Raises:
         ConfigError: the weights are not those of the settings.
     """
-    network = UNet(settings_of(saved["segmenter"]["settings"]))
-    weights = {name: value for name, value in saved["state_dict"].items() if name.startswith("network.")}
-    try:
-        network.load_state_dict({name.removeprefix("network."): value for name, value in weights.items()})
-    except RuntimeError as error:
-        raise ConfigError("not the weights of these settings", where="state_dict", got=error) from error
-    return network.eval()
+    return load_network(UNet(settings_of(saved["segmenter"]["settings"])), saved)
 
 
 def settings_of(arguments: Mapping[str, Any]) -> UNetSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import numpy as np
@@ -17,7 +17,7 @@ from models.segmenter.network import UNet, UNetSettings
 from models.segmenter.plan import Plan, Size
 from models.segmenter.tiling import Floats
 from models.segmenter.whole import Layout, decide, score_volume
-from training.optimizers import Optimizer, Schedule, make_optimizer, rate
+from training.optimizers import Optimizer, Schedule, make_optimizer, rate, scheduled
 from training.segmenter.data import SegmenterData
 from training.segmenter.losses import UNANNOTATED, Loss
 from training.segmenter.patches import Batch, cut
@@ -107,9 +107,7 @@ class SegmenterModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.optimizer, self.parameters(), self.learning_rate, self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step, steps))
-        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}})
+        return scheduled(optimizer, self.rate, self.trainer)
 
     # In detail
 

@@ -15,7 +15,7 @@ from models.errors import ConfigError
 from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.settings import SeparatorPreprocessing
 from models.separator.transformer import DualPathSettings
-from training.export import Exported
+from training.export import Exported, load_network
 from training.separator.graphs import graph, step_graph
 
 WINDOW_SECONDS, OVERLAP_SECONDS = 8.0, 1.0  # where the checkpoint does not say
@@ -83,13 +83,7 @@ def network_of(saved: Mapping[str, Any]) -> ConvTasNet:
     Raises:
         ConfigError: the weights are not those of the settings.
     """
-    network = ConvTasNet(settings_of(saved["separator"]["settings"]))
-    weights = {name: value for name, value in saved["state_dict"].items() if name.startswith("network.")}
-    try:
-        network.load_state_dict({name.removeprefix("network."): value for name, value in weights.items()})
-    except RuntimeError as error:
-        raise ConfigError("not the weights of these settings", where="state_dict", got=error) from error
-    return network.eval()
+    return load_network(ConvTasNet(settings_of(saved["separator"]["settings"])), saved)
 
 
 def settings_of(arguments: Mapping[str, Any]) -> ConvTasNetSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
-from training.optimizers import Optimizer, Schedule, make_optimizer, rate
+from training.optimizers import Optimizer, Schedule, make_optimizer, rate, scheduled
 from training.separator.data import Batch, SeparatorData
 from training.separator.export import OVERLAP_SECONDS, WINDOW_SECONDS, preprocessing_of
 from training.separator.filterbank import gammatones, synthesis
@@ -136,9 +136,7 @@ class SeparatorModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.optimizer, self.parameters(), self.learning_rate, self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step, steps))
-        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}})
+        return scheduled(optimizer, self.rate, self.trainer)
 
     # In detail
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal, cast
 
 import lightning
@@ -16,7 +17,7 @@ from models.layers import Convolution, Pooling
 from models.tagger.features import FIRST_LETTER_ID
 from models.tagger.labels import transitions
 from models.tagger.network import Letters, TextCNN, TextCNNSettings
-from training.optimizers import Optimizer, Schedule, make_optimizer, rate
+from training.optimizers import Optimizer, Schedule, make_optimizer, rate, scheduled
 from training.tagger.batches import IGNORED, Batch
 from training.tagger.data import TaggerData, TaggerTask
 from training.tagger.vocabulary import Vocabulary
@@ -215,9 +216,7 @@ class TaggerModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = make_optimizer(self.optimizer, parameters, self.learning_rate, self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, self.warmup, self.schedule))
-        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}})
+        return scheduled(optimizer, partial(rate, warmup=self.warmup, schedule=self.schedule), self.trainer)
 
     # In detail
 

@@ -27,7 +27,10 @@ def scored(shape, window, overlap, margin=(0, 0, 0), classes=3, workers=1):
         return whole
 
     layout = Layout(shape, window, margin, overlap)
-    network = lambda given: np.sin(3 * rates * given[0][inner])  # noqa: E731
+
+    def network(given):
+        return np.sin(3 * rates * given[0][inner])
+
     return score_volume(read, network, layout, classes, workers), np.sin(3 * rates * values)
 
 
