@@ -48,7 +48,7 @@ class Worker:
 
 
 def peer_python(environment: Path, packages: Sequence[str]) -> str:
-    """The interpreter of a peer's own environment, made if it is not there: these packages, without their dependencies, over ours."""
+    """The interpreter of a peer's own environment, made if it is not there: these packages alone, over what ours has."""
     python, done = environment / "bin" / "python", environment / f"{packages[0]}.installed"
     if not done.exists():
         print(f"installing {packages[0]} into {environment}", file=sys.stderr)
