@@ -105,7 +105,7 @@ class Segmenter:
         self.plan = Plan.of(bundle)
         self.classes = self.plan.classes
         path, differences = bundle.file("network.onnx"), bundle.spec.parity.precision.model_dump()
-        self._runtime = Runtime(path, differences, parallel=True, tolerance=TOLERANCE)
+        self._runtime = Runtime(path, differences, tolerance=TOLERANCE)
         shape = (1, 1, *self.plan.window)
         self._runtime.prepare({"volume": shape})
         scores = self._runtime.run({"volume": np.zeros(shape, np.float32)})["scores"]

@@ -1,9 +1,8 @@
 """A volume of any size through a network that wants windows of one: strip by strip, in memory that its depth does not change.
 
 Neighbouring windows overlap, and each voxel's scores are the mean of its windows', weighted so that the middle of a window counts
-most. Weights are made along each axis and divided by their sum there, so those of a voxel sum to one everywhere, borders
-included; the product of three such weights is nnU-Net's Gaussian map after its division. MONAI's differs: no weight of its map is
-below 0.001 of the largest, which makes all of a window but its middle count the same.
+most: by MONAI's Gaussian map (``compute_importance_map``), whose weights do not go below 0.001 of the largest. A voxel's sum is
+divided by its own weights, borders included, so a constant stays constant.
 
 Windows go through a slab along x, then y, then z. A strip whose windows are all done leaves at once, so what is held is one row
 of windows, and of the slab before only the planes that the next one overlaps.
@@ -29,6 +28,7 @@ Floats = NDArray[np.float32]
 Place = tuple[int, int, int]  # z, y, x of a window's first voxel
 
 WIDTH = 0.125  # standard deviation of the Gaussian, in windows
+FLOOR = 1e-3  # least weight; the largest is 1
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Axis:
         last = self.size - self.window
         return [*range(0, last, step), last]
 
-    @cached_property
-    def weights(self) -> list[Floats]:
-        """Of each window's voxels; those that fall on one voxel sum to one."""
+    @property
+    def bell(self) -> NDArray[np.float64]:
+        """The Gaussian along a window."""
         middle = (self.window - 1) / 2
-        bell = np.exp(-0.5 * ((np.arange(self.window) - middle) / (WIDTH * self.window)) ** 2)
-        total = np.zeros(self.size)
-        for start in self.starts:
-            total[start : start + self.window] += bell
-        return [(bell / total[start : start + self.window]).astype(np.float32) for start in self.starts]
+        return np.exp(-0.5 * ((np.arange(self.window) - middle) / (WIDTH * self.window)) ** 2)
+
+    def touching(self, first: int, after: int) -> list[int]:
+        """Starts of the windows with a voxel from ``first`` to before ``after``."""
+        return [start for start in self.starts if start < after and start + self.window > first]
 
     @property
     def finals(self) -> list[int]:
@@ -102,6 +102,7 @@ def score_strips(
         workers: windows at the same time.
     """
     z_axis, y_axis, x_axis = axes
+    weights = window_weights(axes)
     slabs = _slabs(z_axis, y_axis)
     behind = [slab.depth - slab.final for slab in slabs]
     before = np.zeros((classes, max(behind), y_axis.size, x_axis.size), np.float32)  # planes that the next slab adds to
@@ -111,25 +112,48 @@ def score_strips(
         for slab, waiting, left in zip(slabs, [0, *behind[:-1]], behind, strict=True):
             row = deepest[:, : slab.depth]
             kept = 0  # rows that the windows before began
-            for y, y_weights, y_final in zip(y_axis.starts, y_axis.weights, y_axis.finals, strict=True):
+            for y, y_final in zip(y_axis.starts, y_axis.finals, strict=True):
                 row[:, :, :kept] = row[:, :, y_axis.window - kept :]
                 row[:, :, kept:] = 0
-                for z, z_weights in zip(slab.starts, slab.weights, strict=True):
-                    planes = row[:, z - slab.starts[0] :][:, : z_axis.window]
-                    _add(planes, windows, z_weights[:, None] * y_weights, x_axis)
+                for z in slab.starts:
+                    _add(row[:, z - slab.starts[0] :][:, : z_axis.window], windows, weights, x_axis)
                 done, kept = row[:, :, :y_final], y_axis.window - y_final
                 done[:, :waiting] += before[:, :waiting, y : y + y_final]
                 before[:, :left, y : y + y_final] = done[:, slab.final :]
-                yield Strip(slab.starts[0], y, done[:, : slab.final])
+                final = done[:, : slab.final]
+                _divide(final, (slab.starts[0], y), axes, weights)
+                yield Strip(slab.starts[0], y, final)
+
+
+def window_weights(axes: Sequence[Axis]) -> Floats:
+    """How much each voxel of a window counts, (z, y, x)."""
+    z, y, x = (axis.bell for axis in axes)
+    return np.maximum(z[:, None, None] * y[:, None] * x, FLOOR).astype(np.float32)
+
+
+def _divide(scores: Floats, first: tuple[int, int], axes: Sequence[Axis], weights: Floats) -> None:
+    """Divide sums (classes, z, y, x) that begin at ``first`` (z, y) by the weights that went into them, plane by plane."""
+    z_axis, y_axis, x_axis = axes
+    (z_first, y_first), (depth, height, width) = first, scores.shape[1:]
+    rows = y_axis.touching(y_first, y_first + height)
+    total = np.empty((height, width), np.float32)
+    for plane in range(depth):
+        total[:] = 0
+        for z in z_axis.touching(z_first + plane, z_first + plane + 1):
+            for y in rows:
+                top, bottom = max(y, y_first), min(y + y_axis.window, y_first + height)
+                part = weights[z_first + plane - z, top - y : bottom - y]
+                for x in x_axis.starts:
+                    total[top - y_first : bottom - y_first, x : x + x_axis.window] += part
+        scores[:, plane] /= total
 
 
 class _Slab(NamedTuple):
-    """Windows that go through the volume together: where they begin along z and their weights there, the planes that they cover,
-    and how many of those no later slab touches.
+    """Windows that go through the volume together: where they begin along z, the planes that they cover, and how many of those no
+    later slab touches.
     """
 
     starts: list[int]
-    weights: list[Floats]
     depth: int
     final: int
 
@@ -148,17 +172,16 @@ def _slabs(z_axis: Axis, y_axis: Axis) -> list[_Slab]:
         starts = [z_axis.starts[number] for number in group]
         depth = starts[-1] + z_axis.window - starts[0]
         final = z_axis.starts[after[0]] - starts[0] if after else depth
-        slabs.append(_Slab(starts, [z_axis.weights[number] for number in group], depth, final))
+        slabs.append(_Slab(starts, depth, final))
     return slabs
 
 
 def _add(planes: Floats, windows: Iterator[Floats], weights: Floats, x_axis: Axis) -> None:
-    """Add a row of windows, weighted along z and y by ``weights``, to its scores (classes, z, y, x)."""
-    weighted = np.empty((*weights.shape, x_axis.window), np.float32)
-    for x, x_weights in zip(x_axis.starts, x_axis.weights, strict=True):
-        every = weights[..., None] * x_weights
+    """Add a row of weighted windows to its sums (classes, z, y, x)."""
+    weighted = np.empty_like(weights)
+    for x in x_axis.starts:
         for total, scores in zip(planes, next(windows), strict=True):  # by class: memory for one product is enough
-            total[..., x : x + x_axis.window] += np.multiply(scores, every, out=weighted)
+            total[..., x : x + x_axis.window] += np.multiply(scores, weights, out=weighted)
 
 
 def _in_order(network: Callable[[Place], Floats], places: Iterable[Place], workers: int) -> Generator[Floats, None, None]:

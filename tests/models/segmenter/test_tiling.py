@@ -8,20 +8,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import ConfigError
-from models.segmenter.tiling import Axis, score_strips
+from models.segmenter.tiling import Axis, score_strips, window_weights
 
 SIZES = st.tuples(*[st.integers(1, 13)] * 3)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0, 0.95))
-def test_weights_sum_to_one_everywhere_and_windows_lie_inside(size, window, overlap):
+def test_windows_cover_an_axis_and_lie_inside(size, window, overlap):
     axis = Axis(size, min(size, window), overlap)
-    total = np.zeros(size)
-    for start, weights in zip(axis.starts, axis.weights, strict=True):
-        assert weights.min() > 0
-        total[start : start + axis.window] += weights
-    np.testing.assert_allclose(total, 1, atol=1e-6)
+    covered = np.zeros(size, int)
+    for start in axis.starts:
+        assert 0 <= start <= size - axis.window
+        covered[start : start + axis.window] += 1
+    assert covered.min() >= 1
     assert sum(axis.finals) == size
+    assert [len(axis.touching(at, at + 1)) for at in range(size)] == covered.tolist()
+
+
+def test_the_weights_are_those_of_monai():
+    """Some of ``compute_importance_map((16, 8, 12), mode="gaussian", sigma_scale=0.125)``, monai 1.6.1."""
+    theirs = {
+        (0, 0, 0): 0.0010000000474974513,
+        (7, 3, 5): 0.8091219663619995,
+        (8, 4, 6): 0.8091219663619995,
+        (4, 2, 3): 0.017507273703813553,
+        (7, 0, 5): 0.0020056129433214664,
+        (2, 3, 5): 0.01902872510254383,
+        (7, 3, 2): 0.056220583617687225,
+        (5, 6, 9): 0.0013221814297139645,
+    }
+    ours = window_weights([Axis(size, size, 0.5) for size in (16, 8, 12)])
+    assert ours.dtype == np.float32
+    assert {place: ours[place] for place in theirs} == pytest.approx(theirs, rel=1e-6)
+    assert (ours <= 0.0010001).mean() == 0.578125
 
 
 def drawn_axes(sizes, windows, overlap):
@@ -57,7 +76,7 @@ def test_strips_are_the_weighted_mean_of_all_windows(sizes, windows, overlap, wo
         return mask * window + window.mean()
 
     bells = [np.exp(-0.5 * ((np.arange(a.window) - (a.window - 1) / 2) / (a.window / 8)) ** 2) for a in axes]
-    bell = bells[0][:, None, None] * bells[1][:, None] * bells[2]
+    bell = np.maximum(bells[0][:, None, None] * bells[1][:, None] * bells[2], 1e-3)
     total, weight = np.zeros((2, *sizes)), np.zeros(sizes)
     for z in axes[0].starts:
         for y in axes[1].starts:
