@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +21,6 @@ from services.tasks import Task, Tasks
 from services.uploads import Upload, receive
 from services.workspace import FileAnswer, Workspace, Workspaces
 
-BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _LONGEST_NAME = 80
 
 
@@ -131,22 +129,3 @@ def task_id(request: Request) -> str:
     if not (found := request.query_params.get("task_id", "")):
         raise InputError("the parameter is missing", where="task_id", expected="the id that submitting answered")
     return found
-
-
-# ---- how the routes of tasks describe themselves ------------------------------------------------------------------------
-
-_TASK_ID = {"name": "task_id", "in": "query", "required": True, "schema": {"type": "string"}}
-_JSON: dict[str, object] = {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
-ASK: dict[str, object] = {"parameters": [_TASK_ID], "responses": {"200": _JSON}}
-
-
-def described_fetch(kinds: Mapping[str, str]) -> dict[str, object]:
-    """Of the route that gives a task's file of one of these media types."""
-    content = {kind: {"schema": BINARY} for kind in kinds.values()}
-    return {"parameters": [_TASK_ID], "responses": {"200": {"description": "OK", "content": content}}}
-
-
-def described_submit(schema: str) -> dict[str, object]:
-    """Of the route that takes the form of this name as a task."""
-    body = {"content": {"multipart/form-data": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}
-    return {"requestBody": body, "responses": {"202": _JSON}}

@@ -1,7 +1,7 @@
 """Routes that are not BentoML API methods: queries, and WebSockets.
 
 BentoML makes a ``POST`` route of each ``@bentoml.api`` method it finds on a service's class and its bases, and describes it in
-``/docs.json``. `route` and `websocket` mark further methods, which `services.service` finds in the same way:
+``/docs.json`` (see `services.openapi`). `route` and `websocket` mark further methods, which `services.service` finds likewise:
 
     class Endpoints(TaskEndpoints):
         @route("GET", "/separate/status")
@@ -53,9 +53,9 @@ def route(method: str, path: str, operation: Mapping[str, object] | None = None)
     return mark
 
 
-def websocket(path: str) -> Callable[[Method], Method]:
+def websocket(path: str, operation: Mapping[str, object] | None = None) -> Callable[[Method], Method]:
     """Mark a method ``async (self, socket) -> None`` as what talks to WebSockets opened at `path`."""
-    return route(WEBSOCKET, path)
+    return route(WEBSOCKET, path, operation)
 
 
 def extra_routes(kind: type) -> list[ExtraRoute]:
@@ -69,13 +69,3 @@ def upgrade_required(path: str) -> HTTPException:
     headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
     detail = f"{path} is a WebSocket: connect to it with ws:// or wss://."
     return HTTPException(HTTPStatus.UPGRADE_REQUIRED, detail, headers)
-
-
-def describe(kind: type) -> dict[str, dict[str, object]]:
-    """OpenAPI's path items of the extra routes of a class; WebSockets, which OpenAPI cannot describe, are left out."""
-    paths: dict[str, dict[str, object]] = {}
-    for found in extra_routes(kind):
-        if found.method != WEBSOCKET:
-            operation = {"description": getattr(kind, found.name).__doc__ or "", "operationId": found.name, **found.operation}
-            paths.setdefault(found.path, {})[found.method.lower()] = operation
-    return paths

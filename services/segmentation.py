@@ -82,7 +82,9 @@ class SegmentForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str | None, Field(description="A bundle's name, see /models.")] = None
+    model: Annotated[
+        str | None, Field(description="A bundle's name, see /models.", json_schema_extra={"x-bundles": "segmenter"})
+    ] = None
     output: Annotated[
         Literal["labels", "preview", "summary"],
         Field(description="A label map; a PNG of three planes with the labels over them; classes and millilitres as JSON."),

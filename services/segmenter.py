@@ -16,8 +16,11 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.file_calls import ASK, BINARY, described_fetch, described_submit, task_id
+from models import errors
+from services.file_calls import task_id
+from services.file_operations import FileOperations
 from services.json_body import json_response
+from services.openapi import BINARY, described
 from services.routes import route
 from services.segmentation import KINDS, Segmentation, Segmenter, SegmentForm
 from services.service import ConvoyService, TaskEndpoints, load_bundles
@@ -78,7 +81,34 @@ def describe(segmenter: Segmenter) -> dict[str, object]:
     return {"name": spec.name, "task": "segmenter", **known, "licence": spec.licence, "figures": spec.figures}
 
 
-_FETCH, _SUBMIT = described_fetch(KINDS), described_submit("SegmentRequest")
+class ClassFound(BaseModel):
+    """How much of a class there is."""
+
+    label: Annotated[int, Field(description="Its number in the label map.")]
+    name: str
+    voxels: int
+    millilitres: Annotated[float | None, Field(description="null where the volume's spacing is unknown.")]
+
+
+class Summary(BaseModel):
+    """What was found, with ``output=summary``."""
+
+    model: str
+    shape: Annotated[list[int], Field(description="Voxels along z, y, x.")]
+    spacing: Annotated[list[float] | None, Field(description="Millimetres along z, y, x; null where unknown.")]
+    classes: list[ClassFound]
+    notes: Annotated[list[str], Field(description="What the file left open.")]
+
+
+_DESCRIBED = FileOperations(
+    "/segment",
+    VolumeForm,
+    "volume",
+    ["application/gzip", "application/octet-stream", "application/zip", "application/dicom", "image/tiff"],
+    dict.fromkeys(KINDS.values(), BINARY) | {KINDS[".json"]: Summary},
+    [error for error in vars(errors).values() if isinstance(error, type) and error.__name__.startswith("Volume")],
+    {"X-Volume-Notes": {"description": "What the file left open: a list of texts in JSON.", "schema": {"type": "string"}}},
+)
 
 
 class SegmenterEndpoints(TaskEndpoints):
@@ -102,26 +132,27 @@ class SegmenterEndpoints(TaskEndpoints):
         return super().limits(settings) | dict.fromkeys(("/segment", "/segment/submit"), settings.volume_limits)
 
     @bentoml.api(route="/segment", input_spec=SegmentRequest, output_spec=LabelMap)
+    @described(_DESCRIBED.call)
     async def segment(self, request: Request) -> Response:
         """The label map of a volume on its own grid; or a picture of it, or how much of each class there is."""
         return await self.segmentation.answer(request)
 
-    @route("POST", "/segment/submit", _SUBMIT)
+    @route("POST", "/segment/submit", _DESCRIBED.submit)
     async def submit_segmentation(self, request: Request) -> Response:
         """As /segment, for work longer than a request: answers at once, with the task's id."""
         return json_response((await self.segmentation.submit(request)).describe(), 202)
 
-    @route("GET", "/segment/status", ASK)
+    @route("GET", "/segment/status", _DESCRIBED.ask)
     async def segmentation_status(self, request: Request) -> Response:
         """What became of a task: pending, in_progress, completed, failed or canceled."""
         return json_response(self.segmentation.tasks.find(task_id(request)).describe())
 
-    @route("GET", "/segment/get", _FETCH)
+    @route("GET", "/segment/get", _DESCRIBED.fetch)
     async def segmentation_result(self, request: Request) -> Response:
         """What a completed task made."""
         return self.segmentation.result(task_id(request))
 
-    @route("PUT", "/segment/cancel", ASK)
+    @route("PUT", "/segment/cancel", _DESCRIBED.ask)
     async def cancel_segmentation(self, request: Request) -> Response:
         """Stop a task that waits or runs."""
         return json_response(self.segmentation.tasks.cancel(task_id(request)).describe())

@@ -75,7 +75,9 @@ class SeparateForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str | None, Field(description="A bundle's name, see /models.")] = None
+    model: Annotated[
+        str | None, Field(description="A bundle's name, see /models.", json_schema_extra={"x-bundles": "separator"})
+    ] = None
     output: Annotated[
         Literal["channels", "files"],
         Field(description="One file with a channel per speaker, or a zip with a file per speaker."),

@@ -6,6 +6,7 @@ What happens behind them is told in `services.separation`, and how a live stream
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +19,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from services.file_calls import ASK, BINARY, described_fetch, described_submit, task_id
+from models import errors
+from models.errors import InputError, TooLargeError, UnavailableError
+from services import streams
+from services.batching import BusyError
+from services.file_calls import task_id
+from services.file_operations import FileOperations
 from services.json_body import json_response
+from services.openapi import BINARY, described, socket
 from services.routes import route, websocket
-from services.separation import KINDS, SeparateForm, Separation, Separator
-from services.service import ConvoyService, TaskEndpoints, load_bundles
+from services.separation import KINDS, NotCausalError, SeparateForm, Separation, Separator
+from services.service import ConvoyService, TaskEndpoints, UnknownModelError, load_bundles
 from services.settings import Limits, Settings, service_config
+from services.streams import ForeignPageError, IdleError, NotPcmError, StreamForm
 from services.uploads import UploadCall
 
 log = logging.getLogger("convoy.separator")
@@ -78,7 +86,22 @@ def describe(separator: Separator) -> dict[str, object]:
     return {"name": spec.name, "task": "separator", **known, "licence": spec.licence, "figures": spec.figures}
 
 
-_FETCH, _SUBMIT = described_fetch(KINDS), described_submit("SeparateRequest")
+_DESCRIBED = FileOperations(
+    "/separate",
+    RecordingForm,
+    "audio",
+    ["audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream"],
+    dict.fromkeys(KINDS.values(), BINARY),
+    [error for error in vars(errors).values() if isinstance(error, type) and error.__name__.startswith("Audio")],
+    {"X-Voices-Scale": {"description": "What the voices were multiplied with to fit.", "schema": {"type": "number"}}},
+)
+
+_STREAM = socket(
+    inspect.cleandoc(streams.__doc__ or ""),
+    StreamForm,
+    [InputError, NotPcmError, IdleError, TooLargeError, UnknownModelError, NotCausalError, BusyError, UnavailableError],
+    [ForeignPageError],
+)
 
 
 class SeparatorEndpoints(TaskEndpoints):
@@ -102,33 +125,34 @@ class SeparatorEndpoints(TaskEndpoints):
         return super().limits(settings) | dict.fromkeys(("/separate", "/separate/submit"), settings.audio_limits)
 
     @bentoml.api(route="/separate", input_spec=SeparateRequest, output_spec=Voices)
+    @described(_DESCRIBED.call)
     async def separate(self, request: Request) -> Response:
         """The voices of a recording: one file of its rate and length with a channel per speaker, or a zip of files."""
         return await self.separation.answer(request)
 
-    @route("POST", "/separate/submit", _SUBMIT)
+    @route("POST", "/separate/submit", _DESCRIBED.submit)
     async def submit_separation(self, request: Request) -> Response:
         """As /separate, for work longer than a request: answers at once, with the task's id."""
         return json_response((await self.separation.submit(request)).describe(), 202)
 
-    @route("GET", "/separate/status", ASK)
+    @route("GET", "/separate/status", _DESCRIBED.ask)
     async def separation_status(self, request: Request) -> Response:
         """What became of a task: pending, in_progress, completed, failed or canceled."""
         return json_response(self.separation.tasks.find(task_id(request)).describe())
 
-    @route("GET", "/separate/get", _FETCH)
+    @route("GET", "/separate/get", _DESCRIBED.fetch)
     async def separation_result(self, request: Request) -> Response:
         """What a completed task made."""
         return self.separation.result(task_id(request))
 
-    @route("PUT", "/separate/cancel", ASK)
+    @route("PUT", "/separate/cancel", _DESCRIBED.ask)
     async def cancel_separation(self, request: Request) -> Response:
         """Stop a task that waits or runs."""
         return json_response(self.separation.tasks.cancel(task_id(request)).describe())
 
-    @websocket("/separate/stream")
+    @websocket("/separate/stream", _STREAM)
     async def stream_separation(self, socket: WebSocket) -> None:
-        """Live separation; see `services.streams`."""
+        """Live separation; `services.streams` says how the two talk."""
         await self.separation.streams.serve(socket, functools.partial(self.separation.choose, live=True))
 
     @bentoml.on_shutdown

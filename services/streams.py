@@ -25,12 +25,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from models.errors import InputError, TooLargeError, UnavailableError, shorten
@@ -74,7 +74,7 @@ class StreamForm(BaseModel):
 
     sample_rate: int = 8000
     format: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
-    model: str | None = None
+    model: Annotated[str | None, Field(json_schema_extra={"x-bundles": "separator"})] = None
 
 
 class NotPcmError(WrongKindError):

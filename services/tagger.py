@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol
 
 import bentoml
 from _bentoml_sdk import IODescriptor
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from models.errors import ConvoyError, TooLargeError, UnavailableError, UnprocessableError
@@ -28,6 +28,7 @@ from services.batching import Batcher
 from services.http import error_fields, request_id, worst
 from services.json_body import JsonRequest, encode
 from services.languages import default_names
+from services.openapi import ANY_CALL, BODY, answer, described, failures
 from services.service import ConvoyService, TaskEndpoints, UnknownModelError, load_bundles
 from services.settings import Settings, service_config
 
@@ -85,7 +86,13 @@ class TagRequest(JsonRequest):
     """The body of ``POST /tag``."""
 
     texts: Annotated[list[str], Field(min_length=1, description="The texts to tag, each on its own.")]
-    model: Annotated[str | None, Field(description="A bundle's name, see /models; by default chosen per text by script.")] = None
+    model: Annotated[
+        str | None,
+        Field(
+            description="A bundle's name, see /models; by default chosen per text by script.",
+            json_schema_extra={"x-bundles": "tagger"},
+        ),
+    ] = None
 
 
 class Span(BaseModel):
@@ -98,6 +105,17 @@ class Span(BaseModel):
     confidence: float
 
 
+class Tagged(BaseModel):
+    """One text's answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(description="The bundle that tagged it.")]
+    language: Annotated[str, Field(examples=["en", "zh"])]
+    tokens: list[Span]
+    spans: Annotated[list[Span], Field(description="Where the labels form spans, such as names.")]
+
+
 class TextError(BaseModel):
     """Why one text was not tagged."""
 
@@ -105,24 +123,58 @@ class TextError(BaseModel):
     message: str
 
 
-class TagResult(BaseModel):
-    """One text's answer: either ``error``, or all the other fields."""
+class NotTagged(BaseModel):
+    """What stands in the place of a text that could not be tagged, beside others that could."""
 
-    model: str | None = None
-    language: str | None = None
-    tokens: list[Span] | None = None
-    spans: list[Span] | None = None
-    error: TextError | None = None
+    model_config = ConfigDict(extra="forbid")
+
+    error: TextError
 
 
 class TagResponse(IODescriptor):
     """The answer of ``POST /tag``: the bundles that were used, and one result per text, in order."""
 
     models: list[str]
-    results: list[TagResult]
+    results: list[Tagged | NotTagged]
 
 
 Result = dict[str, object]
+
+
+def _example(text: str, name: str, language: str, *tokens: tuple[str, str, float]) -> tuple[Result, Result]:
+    """A call and its answer, for the description."""
+    starts = [text.index(token) for token, _, _ in tokens]
+    fields = ("text", "start", "end", "label", "confidence")
+    spans = [
+        dict(zip(fields, (token, start, start + len(token), label, confidence), strict=True))
+        for start, (token, label, confidence) in zip(starts, tokens, strict=True)
+    ]
+    result = {"model": name, "language": language, "tokens": spans, "spans": []}
+    return {"texts": [text]}, {"models": [name], "results": [result]}
+
+
+_EXAMPLES = {
+    "english": _example(
+        "Ada lived in London",
+        "tagger-en",
+        "en",
+        *(("Ada", "PROPN", 0.9745), ("lived", "VERB", 0.9998), ("in", "ADP", 0.9996), ("London", "PROPN", 1.0)),
+    ),
+    "中文": _example(
+        "我爱北京天安门。",
+        "tagger-zh",
+        "zh",
+        *(("我", "r", 1.0), ("爱", "v", 0.9983), ("北京", "ns", 1.0), ("天安门", "ns", 1.0), ("。", "w", 1.0)),
+    ),
+}
+_QUESTIONS, _ANSWERS = ({name: {"value": pair[side]} for name, pair in _EXAMPLES.items()} for side in (0, 1))
+_DESCRIBED: dict[str, object] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": TagRequest, "examples": _QUESTIONS}}},
+    "responses": {
+        "200": answer("The tags.", {"application/json": {"schema": TagResponse, "examples": _ANSWERS}}),
+        **failures((*ANY_CALL, *BODY, EmptyTextError, UnknownScriptError, UnknownModelError)),
+    },
+}
 
 
 class TaggerEndpoints(TaskEndpoints):
@@ -141,6 +193,7 @@ class TaggerEndpoints(TaskEndpoints):
         self.catalogue.extend(describe(tagger.spec) for tagger in self._taggers.values())
 
     @bentoml.api(route="/tag", input_spec=TagRequest, output_spec=TagResponse)
+    @described(_DESCRIBED)
     async def tag(self, texts: list[str], model: str | None = None) -> Response:
         """Tag texts: for each its tokens with label, confidence and offsets in code points, and spans where labels form spans."""
         self._check(texts, model)

@@ -37,23 +37,3 @@ def test_limits_of_routes_come_from_their_tasks():
     limits = GatewayEndpoints.limits(Settings())
     assert limits["/separate"] == limits["/separate/submit"] == Settings().audio_limits
     assert "/tag" not in limits
-
-
-def test_the_description_can_be_made():
-    description = Gateway.openapi_spec.asdict()
-    schema = description["components"]["schemas"]["TagRequest"]
-    assert schema["required"] == ["texts"]
-    assert set(schema["properties"]) == {"texts", "model"}
-
-
-def test_the_description_of_uploads_and_task_calls_is_theirs():
-    description = Gateway.openapi_spec.asdict()
-    body = description["paths"]["/separate"]["post"]["requestBody"]["content"]
-    assert list(body) == ["multipart/form-data"]
-    schema = body["multipart/form-data"]["schema"]
-    assert schema["properties"]["audio"]["format"] == "binary"
-    assert schema["required"] == ["audio"]
-    assert set(description["paths"]["/separate/cancel"]) == {"put"}
-    assert "$ref" in description["paths"]["/separate/submit"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert "SeparateRequest" in description["components"]["schemas"]
-    assert "/separate/stream" not in description["paths"]
