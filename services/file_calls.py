@@ -18,7 +18,7 @@ from models.errors import InputError
 from services.pool import Job, Pool
 from services.settings import Settings
 from services.tasks import Task, Tasks
-from services.uploads import Upload, receive
+from services.uploads import Upload, parameters, receive
 from services.workspace import FileAnswer, Workspace, Workspaces
 
 _LONGEST_NAME = 80
@@ -125,7 +125,7 @@ def display_stem(given: str, endings: tuple[str, ...] = ()) -> str:
 
 
 def task_id(request: Request) -> str:
-    """The query's ``task_id``; InputError where it is missing."""
-    if not (found := request.query_params.get("task_id", "")):
+    """The query's ``task_id``; InputError where it is missing, or given twice."""
+    if not (found := parameters(request).get("task_id", "")):
         raise InputError("the parameter is missing", where="task_id", expected="the id that submitting answered")
     return found

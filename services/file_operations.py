@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from models.errors import InputError, StoppedError, UnavailableError, UnprocessableError
+from models.errors import InputError, StoppedError, TooLargeError, UnavailableError, UnprocessableError
 from services.openapi import ANY_CALL, BODY, Failure, Fragment, answer, failures, form_body
 from services.service import UnknownModelError
 from services.tasks import CanceledTaskError, UnfinishedTaskError, UnknownTaskError
@@ -61,7 +61,7 @@ class FileOperations:
     ) -> None:
         self._path, self._body = path, form_body(form, file, takes)
         self._done = answer("The file.", gives, {**_DISPOSITION, **headers})
-        self._work = (*errors, StoppedError)
+        self._work = (*errors, TooLargeError, UnprocessableError, UnavailableError, StoppedError)
         self._upload = (*_UPLOAD, *errors)
 
     @property
@@ -84,7 +84,7 @@ class FileOperations:
     @property
     def fetch(self) -> Fragment:
         """Of the route that gives what a task made; a failed task's error is the answer."""
-        kinds = (*ANY_CALL, InputError, UnknownTaskError, UnfinishedTaskError, CanceledTaskError, UnavailableError, *self._work)
+        kinds = (*ANY_CALL, InputError, UnknownTaskError, UnfinishedTaskError, CanceledTaskError, *self._work)
         return {"parameters": [_TASK_ID], "responses": {"200": self._done, **failures(kinds)}}
 
     def _links(self) -> Fragment:

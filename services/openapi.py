@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +23,7 @@ from models.errors import ConvoyError, InputError, TooLargeError, UnavailableErr
 from services.batching import BusyError
 from services.http import SlowClientError, TooSlowError
 from services.json_body import WrongKindError
-from services.routes import WEBSOCKET, ExtraRoute, extra_routes
+from services.routes import WEBSOCKET, extra_routes
 
 Fragment = dict[str, Any]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -44,7 +44,7 @@ _ABOUT = """Tags for the words of texts, voices of recordings, label maps of vol
 Every error has one shape, `{"error": {"code": …, "message": …, "request_id": …}}`; the message says what is wrong, where, what \
 was expected, what came instead and what to do. Each answer carries `X-Request-Id`: the one that was sent, if it is 1 to 128 \
 letters, digits, dots, dashes and underscores, else a new one; logs name it. Unknown routes answer 404, wrong methods 405 with \
-`Allow`, both in the same shape. Bodies are not compressed."""
+`Allow`, both in the same shape. Bodies are not compressed. WebSockets stand under `x-websockets`."""
 _MESSAGES = {
     400: "texts: the list is empty: expected at least one element",
     403: "Origin header: pages of other sites are refused: expected the service's own, got https://example.com",
@@ -170,7 +170,7 @@ def form_body(form: type[BaseModel], file: str, kinds: Sequence[str]) -> Fragmen
 
 
 def socket(protocol: str, form: type[BaseModel], errors: Sequence[Failure], refusals: Sequence[Failure]) -> Fragment:
-    """Of a WebSocket, whose messages OpenAPI has no words for: how it is opened, and the rest in ours.
+    """Of a WebSocket, in the terms of OpenAPI, which cannot describe one: how it is opened, and the rest in words.
 
     Args:
         protocol: what is said by whom.
@@ -217,10 +217,12 @@ def document(service: Any, catalogue: Iterable[Mapping[str, Any]] = ()) -> Descr
     for each in catalogue:
         names.setdefault(str(each["task"]), []).append(str(each["name"]))
     finder = _Finder(names)
-    paths = cast(Fragment, finder.resolve(_own_routes() | _task_routes(service)))
+    paths = finder.resolve(_own_routes() | _task_routes(service))
+    sockets = finder.resolve(_sockets(service))
     info = {"title": "Convoy", "version": _version(service), "description": _ABOUT, "license": {"name": "Apache-2.0"}}
     components = {"schemas": dict(sorted(finder.schemas.items()))}
-    return Description(openapi="3.1.0", info=info, servers=[{"url": "/"}], paths=paths, components=components)
+    about = {"openapi": "3.1.0", "info": info, "servers": [{"url": "/"}], "paths": paths, "components": components}
+    return Description(about | ({"x-websockets": sockets} if sockets else {}))
 
 
 def _version(service: Any) -> str:
@@ -238,13 +240,15 @@ def _task_routes(service: Any) -> dict[str, Fragment]:
     for method in service.apis.values():
         paths.setdefault(method.route, {})["post"] = _operation(method.func, getattr(method.func, _MARK, {}), method.route)
     for found in extra_routes(service.inner):
-        function = getattr(service.inner, found.name)
-        paths.setdefault(found.path, {})[_verb(found)] = _operation(function, found.operation, found.path)
+        if found.method != WEBSOCKET:
+            function = getattr(service.inner, found.name)
+            paths.setdefault(found.path, {})[found.method.lower()] = _operation(function, found.operation, found.path)
     return dict(sorted(paths.items()))
 
 
-def _verb(found: ExtraRoute) -> str:
-    return "get" if found.method == WEBSOCKET else found.method.lower()
+def _sockets(service: Any) -> dict[str, Fragment]:
+    found = [each for each in extra_routes(service.inner) if each.method == WEBSOCKET]
+    return {each.path: _operation(getattr(service.inner, each.name), each.operation, each.path) for each in found}
 
 
 def _operation(function: Callable[..., Any], operation: Mapping[str, Any], path: str) -> Fragment:

@@ -22,7 +22,6 @@ from models.segmenter.preview import draw
 from models.segmenter.volume import Limits as VolumeLimits
 from models.segmenter.volume import Volume
 from services.file_calls import FileCalls, Made, display_stem
-from services.json_body import checked
 from services.pool import Job, Pool
 from services.service import UnknownModelError
 from services.settings import Settings
@@ -151,7 +150,7 @@ class Segmentation(FileCalls):
         return self.segmenters[model]
 
     def work(self, upload: Upload, workspace: Workspace) -> Callable[[Job], Made]:
-        form = checked(SegmentForm, upload.fields)
+        form = upload.form(SegmentForm)
         segmenter = self.choose(form.model)
         spacing = parse_spacing(form.spacing)  # refused now, not in a thread
         return functools.partial(segment_upload, segmenter, upload, form, spacing, workspace, self._settings)

@@ -20,7 +20,6 @@ from models.separator.audio import Limits as RecordingLimits
 from models.separator.audio import Recording
 from models.separator.writing import HIGHEST_FLAC_RATE, MOST_FLAC_CHANNELS
 from services.file_calls import FileCalls, Made, display_stem
-from services.json_body import checked
 from services.pool import Job, Pool
 from services.service import UnknownModelError
 from services.settings import Settings
@@ -97,7 +96,7 @@ class Separation(FileCalls):
         self._default(live=False)
 
     def work(self, upload: Upload, workspace: Workspace) -> Callable[[Job], Made]:
-        form = checked(SeparateForm, upload.fields)
+        form = upload.form(SeparateForm)
         separator = self.choose(form.model, live=False)
         return functools.partial(separate_upload, separator, upload, form, workspace, self._settings)
 

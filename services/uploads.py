@@ -23,7 +23,7 @@ from starlette.requests import Request
 
 from models.errors import InputError, shorten
 from services.http import SlowClientError
-from services.json_body import WrongKindError, check_coding
+from services.json_body import Model, WrongKindError, check_coding, checked
 from services.workspace import disk_errors
 
 _PIECE = 1024 * 1024  # bytes gathered before a thread parses and writes them
@@ -50,11 +50,18 @@ class Upload:
         path: the file's bytes.
         name: what the client calls the file, for display only; empty where it does not say.
         fields: the form's texts, over those of the query.
+        queried: those of the query.
     """
 
     path: Path
     name: str = ""
     fields: dict[str, str] = field(default_factory=dict)
+    queried: dict[str, str] = field(default_factory=dict)
+
+    def form(self, model: type[Model]) -> Model:
+        """The fields; InputError where one is unknown or wrong, also in the query where the form has another."""
+        checked(model, self.queried)
+        return checked(model, self.fields)
 
 
 class UploadCall(IODescriptor):
@@ -96,11 +103,12 @@ async def receive(request: Request, name: str, kinds: tuple[str, ...], path: Pat
         FileExpectedError: the file is missing, empty, or a text stands in its place.
         SlowClientError: the client fell silent.
         UnavailableError: the disk is full.
-        InputError: a field is given twice, is too long, or not UTF-8.
+        InputError: a field or parameter is given twice, is too long, or not UTF-8.
     """
     check_coding(request.headers)
     kind, options = parse_options_header(request.headers.get("content-type"))
-    upload = Upload(path, fields=dict(request.query_params))
+    queried = parameters(request)
+    upload = Upload(path, fields=dict(queried), queried=queried)
     with disk_errors(), path.open("wb") as file:
         reader = _reader(kind.decode("latin-1"), options, name, kinds, upload, file)
         async for piece in _pieces(request, patience):
@@ -109,6 +117,15 @@ async def receive(request: Request, name: str, kinds: tuple[str, ...], path: Pat
     if not path.stat().st_size:
         raise FileExpectedError("the file is empty", where=name, expected="a file", got="0 bytes")
     return upload
+
+
+def parameters(request: Request) -> dict[str, str]:
+    """The query; InputError where it gives a parameter twice."""
+    query = request.query_params
+    for name in query:
+        if len(query.getlist(name)) > 1:
+            raise InputError("the parameter is given twice", where=shorten(name, 80), expected="it once")
+    return dict(query)
 
 
 class _Reader(Protocol):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import httpx
 import pytest
+import serving
 import yaml
 from pydantic import BaseModel
 
@@ -79,6 +85,7 @@ def test_errors_are_told_by_route_and_status(description):
     assert codes(description, "/separate/get", "get", 409) == {"task_unfinished"}
     assert not codes(description, "/separate", "post", 400) & {"volume_unreadable"}
     assert codes(description, "/segment", "post", 413) == {"too_large", "volume_too_large"}
+    assert codes(description, "/segment/get", "get", 422) >= {"unprocessable", "volume_shape"}  # a task's errors are its result
     assert "404" not in description["paths"]["/tag"]["post"]["responses"]
 
 
@@ -87,9 +94,54 @@ def codes(description, path, verb, status):
     return set(schema["allOf"][1]["properties"]["error"]["properties"]["code"]["enum"])
 
 
+def test_websockets_stand_beside_the_paths(description):
+    stream = description["x-websockets"]["/separate/stream"]
+    assert {parameter["name"] for parameter in stream["parameters"]} == {"sample_rate", "format", "model"}
+    assert '{"type": "end"}' in stream["description"]
+    assert "stream_malformed" in stream["responses"]["101"]["description"]
+    assert "/separate/stream" not in description["paths"]
+
+
 def test_failures_of_one_status_share_an_answer():
     found = failures([InputError, AudioEmptyError, TooLargeError, BusyError], also={426: "upgrade_required"})
     assert list(found) == ["400", "413", "426", "429", "500"]
     assert found["429"]["headers"]["Retry-After"]["required"]
     assert "Retry-After" not in found["400"]["headers"]
     assert issubclass(found["400"]["content"]["application/json"]["schema"]["allOf"][0], BaseModel)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> serving.Server:
+    """The gateway over the published bundles."""
+    folder = tmp_path_factory.mktemp("published")
+    with serving.serving("services.gateway:Gateway", folder, {"CONVOY_BUNDLES": "", "CONVOY_MAX_TASKS": "10000"}) as running:
+        yield running
+
+
+def test_schemathesis_finds_no_violation(published, tmp_path):
+    here = Path(__file__).parent
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(here / "schemathesis.toml")),
+        *("run", f"{published.url}/docs.json", "--checks", "all", "-n", "8", "--seed", "1", "--continue-on-failure"),
+    ]
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": str(here / "schemathesis_hooks.py"), "PYTHONPATH": ""}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Stateful (disabled)" not in ran.stdout
+
+
+def test_it_names_the_models_that_answer(published):
+    described = httpx.get(f"{published.url}/docs.json").raise_for_status().json()
+    names = [each["name"] for each in httpx.get(f"{published.url}/models").json()["models"] if each["task"] == "tagger"]
+    assert described["components"]["schemas"]["TagRequest"]["properties"]["model"]["anyOf"][0]["enum"] == names
+
+
+@pytest.mark.parametrize("language", ["english", "中文"])
+def test_its_examples_are_real(published, language):
+    operation = httpx.get(f"{published.url}/docs.json").json()["paths"]["/tag"]["post"]
+    question = operation["requestBody"]["content"]["application/json"]["examples"][language]["value"]
+    expected = operation["responses"]["200"]["content"]["application/json"]["examples"][language]["value"]
+    found = httpx.post(f"{published.url}/tag", json=question).raise_for_status().json()
+    for result in (*found["results"], *expected["results"]):
+        assert all(token.pop("confidence") > 0.9 for token in result["tokens"])  # of which the digits depend on the processor
+    assert found == expected

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from python_multipart import MultipartParser
 from recordings import file_part, form, text_part
 from starlette.requests import ClientDisconnect, Request
@@ -60,6 +62,23 @@ def test_a_bare_body_is_the_file_and_its_fields_stand_in_the_query(tmp_path, kin
     upload = read(tmp_path, [b"RI", b"FF"], kind, "model=a&output=files")
     assert upload.path.read_bytes() == b"RIFF"
     assert upload.fields == {"model": "a", "output": "files"}
+
+
+class Fields(BaseModel):
+    output: Literal["files", "channels"] = "files"
+    model: str = ""
+
+
+def test_a_wrong_field_of_the_query_is_told_also_where_the_form_has_a_right_one(tmp_path):
+    body = form(text_part("output", b"files"), file_part(b"RIFF"))
+    assert read(tmp_path, body, query="output=channels").form(Fields).output == "files"
+    with pytest.raises(InputError, match="output: wrong value"):
+        read(tmp_path, body, query="output=ogg").form(Fields)
+
+
+def test_a_parameter_given_twice_is_refused(tmp_path):
+    with pytest.raises(InputError, match="model: the parameter is given twice"):
+        read(tmp_path, form(file_part(b"RIFF")), query="model=a&output=files&model=b")
 
 
 BAD = {
