@@ -3,6 +3,7 @@
 # make check       lint, format, types, the house rules; the same here, in the pre-commit hook and in .ci/run
 # make dev         only make .venv-dev; then .venv-dev/bin/convoy trains, exports and evaluates
 # make benchmark   Convoy and its peers on the same work (each peer in an environment of its own)
+# make page        build the web page (services/page/dist, committed) from its sources; needs node and npm
 # make lock        resolve requirements/*.lock again after a change of dependencies in pyproject.toml
 # make hooks       run `make check` before every commit
 
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test check dev benchmark lock hooks clean FORCE
+.PHONY: help serve test check page check-page dev benchmark lock hooks clean FORCE
 
 PORT ?= 3000
 HOST ?= 127.0.0.1
@@ -51,7 +52,21 @@ check: dev
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
-	.venv-dev/bin/python -m pytest -q tests/test_architecture.py tests/test_requirements.py
+	.venv-dev/bin/python -m pytest -q tests/test_architecture.py tests/test_requirements.py tests/services/test_page_files.py
+	@$(MAKE) --no-print-directory check-page
+
+# The stamp is a copy of the lock that was installed, as for the environments below.
+page_packages = if ! cmp -s package-lock.json node_modules/.lock; then npm ci --no-progress && cp package-lock.json node_modules/.lock; fi
+
+page:
+	cd services/page; $(page_packages); npm run --silent build
+
+# Where there is no node, or its packages cannot be had, the digests that the tests compare must do.
+check-page:
+	@cd services/page; \
+	if ! command -v npm >/dev/null; then echo "no npm: the page is not built again, only its digests were compared"; \
+	elif ! { $(page_packages); } >/dev/null 2>&1; then echo "npm ci failed: the page is not built again, only its digests were compared"; \
+	else npm run --silent check && echo "the page is what its sources build"; fi
 
 benchmark:
 	bash benchmarks/run $(ARGS)

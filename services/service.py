@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
-import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -24,6 +21,7 @@ from models.errors import BundleError, UnprocessableError
 from services.http import App, Front, Scope, note_error, status_of
 from services.json_body import WrongKindError, json_response
 from services.openapi import Description, document
+from services.page_files import INDEX, page_routes
 from services.routes import WEBSOCKET, ExtraRoute, extra_routes, upgrade_required
 from services.settings import Limits, Settings, bundle_folders
 
@@ -32,20 +30,6 @@ if TYPE_CHECKING:
 
 Endpoint = TypeVar("Endpoint")
 Loaded = TypeVar("Loaded")
-
-PAGE = Path(__file__).parent / "page" / "index.html"
-
-
-def page_policy(page: str) -> str:
-    """Content security policy of our page: its own script and style by their digests, this server, and nothing else."""
-    inside = {kind: re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL) for kind in ("script", "style")}
-    rules = [f"{kind}-src {' '.join(map(_digest, parts))}" for kind, parts in inside.items()]
-    closed = ["base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"]
-    return "; ".join(["default-src 'none'", *rules, "img-src data:", "connect-src 'self'", *closed])
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 class UnknownModelError(UnprocessableError):
@@ -131,7 +115,7 @@ class _AppFactory(ServiceAppFactory):
     @property
     def routes(self) -> list[BaseRoute]:
         more = [route for found in extra_routes(self.service.inner) for route in self._routes_of(found)]
-        return [*super().routes, *more, Route("/models", self.models, methods=["GET"], name="models")]
+        return [*super().routes, *page_routes(), *more, Route("/models", self.models, methods=["GET"], name="models")]
 
     def _routes_of(self, found: ExtraRoute) -> list[BaseRoute]:
         """The instance whose method answers is there only when the application has started."""
@@ -158,9 +142,7 @@ class _AppFactory(ServiceAppFactory):
         return json_response(self._description)
 
     async def index_page(self, request: Request) -> Response:
-        page = PAGE.read_text(encoding="utf-8")
-        headers = {"Content-Security-Policy": page_policy(page), "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
-        return Response(page, media_type="text/html", headers=headers)
+        return INDEX.answer(request)
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
         call = super().api_endpoint

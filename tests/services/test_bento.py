@@ -27,11 +27,11 @@ def bento(home, tmp_path_factory, tiny_bundle, tiny_separator) -> tuple[str, Pat
     """Tag and folder of a bento built from a copy of the checkout whose published bundles are tiny ones."""
     context = tmp_path_factory.mktemp("checkout")
     for name in ("models", "services", "training", "tests", "benchmarks"):
-        shutil.copytree(serving.CHECKOUT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(serving.CHECKOUT / name, context / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
     (context / "requirements").mkdir()
     for name in ("bentofile.yaml", "requirements/base.lock", "requirements/dev.lock", "pyproject.toml"):
         shutil.copy(serving.CHECKOUT / name, context / name)
-    page = context / "services" / "page" / "index.html"
+    page = context / "services" / "page" / "dist" / "index.html"
     page.write_text(page.read_text(encoding="utf-8") + MARK, encoding="utf-8")
     for language in ("en", "zh"):
         tiny_bundle(context / "pretrained", language, f"tagger-{language}")
@@ -47,8 +47,10 @@ def bento(home, tmp_path_factory, tiny_bundle, tiny_separator) -> tuple[str, Pat
 def test_it_holds_what_serving_needs_and_nothing_else(bento):
     _, folder = bento
     files = {path.relative_to(folder / "src").as_posix() for path in (folder / "src").rglob("*") if path.is_file()}
-    assert {"models/bundle.py", "services/gateway.py", "services/page/index.html", "pretrained/tagger-en/bundle.json"} <= files
+    assert {"models/bundle.py", "services/gateway.py", "pretrained/tagger-en/bundle.json"} <= files
+    assert {"services/page/dist/index.html", "services/page/samples/two-speakers.flac"} <= files
     assert not [name for name in files if name.startswith(("tests/", "training/", "benchmarks/")) or "__pycache__" in name]
+    assert not [name for name in files if name.startswith("services/page/") and name.split("/")[2] not in {"dist", "samples"}]
     assert {"pretrained/tagger-zh/network.onnx", "pretrained/separator-2speakers/network.onnx"} <= files
 
 
