@@ -6,8 +6,7 @@ Two networks of 96³ windows and 5 classes: our U-Net of (32, 64, 128, 256) chan
 its own widths (5.75 M). Both first learn, for a moment, to tell the classes of a made-up volume apart, for random weights leave
 most voxels undecided. MONAI's side is its ``SlidingWindowInferer`` over torch, in f32; ours is ``score_strips`` over the exported
 network, in f32 and, where the processor has it, in bf16, the classes of each strip decided as it comes. Overlap a quarter,
-Gaussian weights. MONAI's Gaussian map has a floor of 0.001, ours has none; so labels are compared twice: with those of MONAI as
-it comes (the pass that is timed), and with those of a MONAI that is given our map.
+Gaussian weights. Labels are compared with MONAI's.
 
 Time: a cube, from values to labels. The programs take turns in processes that stay loaded; the others wait meanwhile. Memory: the
 peak of a process that labels 512×512×400 voxels from a file of 16-bit integers. A whole pass of that takes MONAI about an hour,
@@ -102,15 +101,13 @@ def measure(commands: dict[str, list[str]], cores: list[int], arguments: argpars
                 taken[side].append(worker.turn(arguments.size))
         network = commands["monai"][-1].removeprefix("monai-")
         labels = {side: np.load(folder / f"{side}-{network}.npy") for side in workers}
-        workers["monai"].turn(-arguments.size)  # the same with our map
-        same = np.load(folder / f"monai-{network}.npy")
     finally:
         for worker in workers.values():
             worker.close()
     _, truth = scan((arguments.size,) * 3)
     figures: dict[str, Any] = {}
     print(f"\n{network}, {arguments.size}³ voxels{'':9}", end="")
-    print(f"{'voxels per second':>20}{'times':>8}{'lowest':>8}{'highest':>8}{'agreement':>12}{'same map':>12}")
+    print(f"{'voxels per second':>20}{'times':>8}{'lowest':>8}{'highest':>8}{'agreement':>12}")
     for side, each in taken.items():
         ratios = [theirs / own for theirs, own in zip(taken["monai"], each, strict=True)]
         figures[side] = {
@@ -120,12 +117,10 @@ def measure(commands: dict[str, list[str]], cores: list[int], arguments: argpars
             "lowest": min(ratios),
             "highest": max(ratios),
             "agreement": float((labels[side] == labels["monai"]).mean()),
-            "agreement_same_map": float((labels[side] == same).mean()),
             "right": float((labels[side] == truth).mean()),
         }
         speed, ratio, agreement = (figures[side][key] for key in ("voxels_per_second", "ratio", "agreement"))
-        again = figures[side]["agreement_same_map"]
-        print(f"{side:<30}{speed:>20,.0f}{ratio:>8.2f}{min(ratios):>8.2f}{max(ratios):>8.2f}{agreement:>12.4%}{again:>12.4%}")
+        print(f"{side:<30}{speed:>20,.0f}{ratio:>8.2f}{min(ratios):>8.2f}{max(ratios):>8.2f}{agreement:>12.4%}")
     return figures
 
 
@@ -149,9 +144,7 @@ def memory(commands: dict[str, list[str]], cores: list[int], folder: Path) -> di
 
 
 def work(name: str, folder: Path, every: int) -> None:
-    """A side of a network: what it is sent is a size, answered by seconds (below 0: MONAI with our map), or ``scan``, answered by
-    the peak of memory.
-    """
+    """A side of a network: what it is sent is a size, answered by seconds, or ``scan``, answered by the peak of memory."""
     side, network = name.split("-")
     if side == "learn":
         answer("ready")
@@ -166,9 +159,9 @@ def work(name: str, folder: Path, every: int) -> None:
             label(np.load(folder / "scan.npy", mmap_mode="r"))
             answer(peak_mib())
             continue
-        volume = scan((abs(int(line)),) * 3)[0]
+        volume = scan((int(line),) * 3)[0]
         start = time.perf_counter()
-        labels = label(volume) if int(line) > 0 else label(volume, our_map())
+        labels = label(volume)
         taken = time.perf_counter() - start
         np.save(folder / f"{name}.npy", labels)
         answer(taken)
@@ -181,8 +174,7 @@ def monais(network: str, folder: Path, every: int) -> Label:
     scores = thinned(load(network, folder), every)
     infer = SlidingWindowInferer((WINDOW,) * 3, sw_batch_size=1, overlap=OVERLAP, mode="gaussian")
 
-    def label(volume: Any, weights: Any = None) -> Any:
-        infer.roi_weight_map = None if weights is None else torch.from_numpy(weights)[None, None]
+    def label(volume: Any) -> Any:
         with torch.inference_mode():
             values = torch.from_numpy(in_f32(volume))[None, None]
             return infer(values, scores)[0].argmax(0).to(torch.uint8).numpy()
@@ -210,14 +202,6 @@ def ours(path: Path, precision: Any, every: int) -> Label:
         return labels
 
     return label
-
-
-def our_map() -> Any:
-    """The weights of a window, before those that fall on one voxel are made to sum to one."""
-    from models.segmenter.tiling import WIDTH
-
-    bell = np.exp(-0.5 * ((np.arange(WINDOW) - (WINDOW - 1) / 2) / (WIDTH * WINDOW)) ** 2)
-    return (bell[:, None, None] * bell[:, None] * bell).astype(np.float32)
 
 
 def in_f32(values: Any) -> Any:
