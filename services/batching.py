@@ -26,9 +26,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from models.errors import UnavailableError
+from services import metrics, tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -56,6 +61,8 @@ class _Request(Generic[Item, Answer]):
     done: asyncio.Future[list[Answer | Exception]]
     waiting: deque[int] = field(default_factory=deque)
     answers: dict[int, Answer | Exception] = field(default_factory=dict)
+    trace: Context | None = field(default_factory=tracing.here)
+    since: float = field(default_factory=time.perf_counter)  # when the wait that is traced began
 
     def settle(self, index: int, answer: Answer | Exception) -> None:
         self.answers[index] = answer
@@ -73,12 +80,14 @@ class Batcher(Generic[Item, Answer]):
         batch_cost: items are added to a batch up to this cost; an item above it runs alone.
         queue_cost: what may wait. A call on an empty queue is always accepted.
         name: of the worker thread, and in messages.
+        task: whose queue it is, in the metrics.
     """
 
     def __init__(
-        self, work: Work[Item, Answer], *, cost: Callable[[Item], int], batch_cost: int, queue_cost: int, name: str
+        self, work: Work[Item, Answer], *, cost: Callable[[Item], int], batch_cost: int, queue_cost: int, name: str, task: str
     ) -> None:
         self._work, self._cost, self._batch_cost, self._queue_cost, self._name = work, cost, batch_cost, queue_cost, name
+        self._waiting = partial(metrics.waiting, task)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._queue: list[tuple[float, int, _Request[Item, Answer]]] = []  # (start tag, arrival, request): a heap
         self._arrivals = itertools.count()
@@ -116,8 +125,8 @@ class Batcher(Generic[Item, Answer]):
         for _, _, request in self._queue:
             if not request.done.done():
                 request.done.set_exception(self._stopping())
+            self._drop(request)
         self._queue.clear()
-        self._queued_cost = 0
         if self._runner is not None:
             await asyncio.wait([self._runner])
         self._thread.shutdown()
@@ -134,6 +143,7 @@ class Batcher(Generic[Item, Answer]):
             raise self._full()
         request = _Request[Item, Answer](items, costs, asyncio.get_running_loop().create_future(), deque(range(len(items))))
         self._queued_cost += total
+        self._waiting(len(items))
         heapq.heappush(self._queue, (self._virtual_time, next(self._arrivals), request))
         return request
 
@@ -143,8 +153,10 @@ class Batcher(Generic[Item, Answer]):
         return BusyError("too much work is waiting", where=self._name, retry_after=retry_after)
 
     def _drop(self, request: _Request[Item, Answer]) -> None:
-        self._queued_cost -= sum(request.costs[index] for index in request.waiting) if not self._closed else 0
-        request.waiting.clear()
+        if request.waiting:
+            self._queued_cost -= sum(request.costs[index] for index in request.waiting)
+            self._waiting(-len(request.waiting))
+            request.waiting.clear()
 
     def _take(self) -> list[tuple[_Request[Item, Answer], int]]:
         """The next batch: always the item with the smallest start tag; empty when nothing waits."""
@@ -166,6 +178,8 @@ class Batcher(Generic[Item, Answer]):
                 heapq.heappush(self._queue, (tag + cost, arrival, request))
         # Time moves on by each waiting request's share, else a stream of newcomers would always be ahead of an old large request.
         self._virtual_time += spent / (len(self._queue) + 1)
+        if batch:
+            self._waiting(-len(batch))
         return batch
 
     async def _run(self) -> None:
@@ -174,9 +188,17 @@ class Batcher(Generic[Item, Answer]):
             items = [request.items[index] for request, index in batch]
             started = time.perf_counter()
             answers = await loop.run_in_executor(self._thread, self._answer, items)
-            self._measure(sum(request.costs[index] for request, index in batch), time.perf_counter() - started)
+            ended = time.perf_counter()
+            self._measure(sum(request.costs[index] for request, index in batch), ended - started)
+            self._trace(batch, started, ended)
             for (request, index), answer in zip(batch, answers, strict=True):
                 request.settle(index, answer)
+
+    def _trace(self, batch: list[tuple[_Request[Item, Answer], int]], started: float, ended: float) -> None:
+        for request in dict.fromkeys(request for request, _ in batch if request.trace is not None):
+            tracing.past_span("queue", request.trace, request.since, started)
+            tracing.past_span("predict", request.trace, started, ended, model=self._name, batch=len(batch))
+            request.since = ended
 
     def _measure(self, cost: int, seconds: float) -> None:
         speed = cost / max(seconds, 1e-6)

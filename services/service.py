@@ -1,25 +1,32 @@
-"""What every service has in common: BentoML's application behind `services.http.Front`, our page, and the list of bundles."""
+"""What every service has in common: BentoML's application behind our layers (`services.http`), our page, the list of bundles."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_impl.server.app import ContextMiddleware, ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from models.errors import BundleError, UnprocessableError
-from services.http import App, Front, Scope, note_error, status_of
+from services import access_log, metrics, tracing
+from services.cors import with_cors
+from services.front import Front
+from services.http import App, note_error, status_of
 from services.json_body import WrongKindError, json_response
+from services.keys import Keys
+from services.observer import Observer
 from services.openapi import Description, document
 from services.page_files import INDEX, page_routes
 from services.routes import WEBSOCKET, ExtraRoute, extra_routes, upgrade_required
@@ -77,33 +84,37 @@ class TaskEndpoints:
 
 
 class ConvoyService(Service[Endpoint]):
-    """A BentoML service whose application stands behind `Front`; ``@bentoml.service(service_class=ConvoyService)``."""
+    """A BentoML service whose application stands behind our layers; ``@bentoml.service(service_class=ConvoyService)``."""
 
     def to_asgi(self, is_main: bool = True) -> App:
+        from services.connections import guard  # uvicorn: nobody else needs it
+
         self.inject_config()
-        app = _AppFactory(self, is_main=is_main)()
         settings = Settings.from_environment()
+        access_log.configure(settings.log)
+        metrics.own_folder()
+        tracing.start(settings.otlp)
+        guard(settings)
+        app = _AppFactory(self, is_main=is_main)()
         limits = cast(type[TaskEndpoints], self.inner).limits(settings)
-        return Front(cast(App, app), settings, lambda scope: _routed(app, scope), limits)
+        front = Front(cast(App, app), settings, limits, Keys.given(settings.api_keys, settings.api_keys_file))
+        return Observer(with_cors(front, settings.cors_origins), app.router.routes)
 
     @property
     def openapi_spec(self) -> Description:
         return document(self)
 
 
-def _routed(app: Starlette, scope: Scope) -> bool:
-    return any(route.matches(scope)[0] != Match.NONE for route in app.router.routes)
-
-
 class _AppFactory(ServiceAppFactory):
     """BentoML's application with our page, ``/models``, and exceptions handed to `Front` instead of BentoML's translation.
 
-    BentoML's time and load limits are left out: `Front` has them, and its timers do not outlive the request.
+    Its middleware is left out but for what its API methods need. `Front` has the time and load limits, whose timers do not
+    outlive the request; `Observer` the log, the metrics and the traces: BentoML's would make a series of every path that anybody
+    asks for.
     """
 
     def __init__(self, service: Service[Any], is_main: bool) -> None:
         super().__init__(service, is_main=is_main)
-        self.timeout = self.max_concurrency = None
         self._description: Description | None = None
 
     def __call__(self) -> Starlette:
@@ -111,6 +122,10 @@ class _AppFactory(ServiceAppFactory):
         # BentoML's Swagger page: it loads a script from elsewhere. Its description, /docs.json, stays.
         app.router.routes[:] = [route for route in app.router.routes if getattr(route, "name", "") != "static_content"]
         return app
+
+    @property
+    def middlewares(self) -> list[Middleware]:
+        return [Middleware(ContextMiddleware, context=self.service.context)]
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -132,6 +147,10 @@ class _AppFactory(ServiceAppFactory):
 
     async def _call(self, name: str, request: Request) -> Response:
         return await _noting(request, lambda: getattr(self._service_instance, name)(request))
+
+    async def metrics(self, request: Request) -> Response:
+        await asyncio.to_thread(metrics.prepare_scrape)
+        return cast(Response, await super().metrics(request))
 
     async def models(self, request: Request) -> Response:
         return json_response({"models": cast(TaskEndpoints, self._service_instance).catalogue})

@@ -28,6 +28,15 @@
 | ``CONVOY_MAX_STREAMS``           | 8              | live streams of one worker at once (closed with 1013) |
 | ``CONVOY_MAX_CHUNK_BYTES``       | 1 048 576      | bytes of one message of a live stream (closed with 1009) |
 | ``CONVOY_STREAM_IDLE_SECONDS``   | 60             | silence after which a live stream is closed (1008) |
+| ``CONVOY_HEAD_SECONDS``          | 10             | seconds in which a request's head has to arrive (408) |
+| ``CONVOY_MAX_CONNECTIONS``       | 512            | connections of one worker, idle ones included; see `services.connections` |
+| ``CONVOY_API_KEYS_FILE``         | none           | file of API keys, a line each, read when it changes; see `services.keys` |
+| ``CONVOY_API_KEYS``              | none           | further keys, separated by commas; without any, everybody may call |
+| ``CONVOY_OPEN_PATHS``            | the probes     | what needs no key: /livez,/readyz,/healthz,/metrics; ``none`` closes all |
+| ``CONVOY_CORS_ORIGINS``          | none           | origins, separated by commas, whose pages may call; ``*`` for all |
+| ``CONVOY_ALLOWED_HOSTS``         | all            | names in the Host header, separated by commas, ``*.example.org`` too (421) |
+| ``CONVOY_LOG``                   | terminal's     | ``json``, ``text`` or ``off``; see `services.access_log` |
+| ``CONVOY_OTLP``                  | none           | where traces go, http://HOST:4318; see `services.tracing` |
 | ``CONVOY_WORKERS``               | 1              | processes; one keeps every core busy, since the network itself is threaded |
 | ``CONVOY_CALL_THREADS``          | 4              | threads of a worker for calls that are not asynchronous |
 """
@@ -39,6 +48,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from dataclasses import field as _field
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +95,22 @@ class Settings:
     max_streams: int = 8
     max_chunk_bytes: int = 1024 * 1024
     stream_idle_seconds: float = 60.0
+    head_seconds: float = 10.0
+    max_connections: int = 512
+    api_keys_file: str = ""
+    api_keys: str = _field(default="", repr=False)
+    open_paths: str = "/livez,/readyz,/healthz,/metrics"
+    cors_origins: str = ""
+    allowed_hosts: str = ""
+    log: str = ""
+    otlp: str = ""
     workers: int = 1
     call_threads: int = 4
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, Path) and not 0 < value < float("inf"):
+            if not isinstance(value, Path | str) and not 0 < value < float("inf"):
                 raise ConfigError("a limit is out of range", where=_variable(field.name), expected="a number above 0", got=value)
 
     @property
@@ -120,6 +139,11 @@ class Settings:
         kinds = {field.name: type(field.default) for field in fields(cls)}
         converted: dict[str, Any] = {name: _convert(name, text, kinds[name]) for name, text in given.items() if text}
         return cls(**converted)
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a setting that are separated by commas; ``none`` is no part."""
+    return [part for part in map(str.strip, text.split(",")) if part and part != "none"]
 
 
 def service_config() -> dict[str, Any]:
@@ -152,9 +176,9 @@ def _variable(name: str) -> str:
     return f"CONVOY_{name.upper()}"
 
 
-def _convert(name: str, text: str, kind: type[object]) -> Path | float | int:
-    if issubclass(kind, Path):
-        return Path(text)
+def _convert(name: str, text: str, kind: type[object]) -> Path | str | float | int:
+    if issubclass(kind, Path | str):
+        return Path(text) if issubclass(kind, Path) else text
     number = float if kind is float else int
     try:
         return number(text)

@@ -11,8 +11,8 @@ An error is a text message in the one shape, ``{"error": {"code": …, "message"
 was sent is not such PCM, 1008 against the rules of the call, 1009 too large, 1011 our own mistake, 1013 come back later.
 
 The network runs in threads, a short slice of one stream at a time, so that streams take turns. Nothing is read from a client
-while its own work is pending: one that sends faster than it is served is slowed down by TCP. Browsers let any site open a
-WebSocket to us in their user's name, so pages from elsewhere are refused (by ``Origin``).
+while its own work is pending: one that sends faster than it is served is slowed down by TCP. Keys and pages from elsewhere are
+seen to before (`services.front`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +34,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from models.errors import InputError, TooLargeError, UnavailableError, shorten
 from models.runtime import threads
+from services import metrics
 from services.batching import BusyError
-from services.http import error_fields, request_id, status_of
-from services.json_body import WrongKindError, checked, encode, json_response
+from services.cors import ForeignPageError as ForeignPageError  # what may refuse a stream before it is opened
+from services.http import error_body, error_fields, request_id, status_of
+from services.json_body import WrongKindError, checked, encode
+from services.keys import SUBPROTOCOL
+from services.record import note
 
 log = logging.getLogger("convoy.streams")
 
@@ -87,12 +90,6 @@ class IdleError(InputError):
     """The client has been silent for too long."""
 
     code, status = "stream_idle", 408
-
-
-class ForeignPageError(InputError):
-    """A page of another site wants to use the service in its visitor's name."""
-
-    code, status = "origin_refused", 403
 
 
 class Pcm:
@@ -152,10 +149,7 @@ class Streams:
 
     async def serve(self, socket: WebSocket, choose: Callable[[str | None], StreamingSeparator]) -> None:
         """Talk to one client until one of the two ends it; `choose` finds the separator by name."""
-        if (refusal := foreign_page(socket.headers)) is not None:
-            await _deny(socket, refusal)
-            return
-        await socket.accept()
+        await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         try:
             with self._place():
                 form = checked(StreamForm, dict(socket.query_params))
@@ -174,19 +168,24 @@ class Streams:
         if self._open >= self._most:
             raise BusyError("too many live streams", expected=f"at most {self._most}", retry_after=10)
         self._open += 1
+        metrics.streams(+1)
         try:
             yield
         finally:
             self._open -= 1
+            metrics.streams(-1)
 
     async def _talk(self, socket: WebSocket, form: StreamForm, separator: StreamingSeparator) -> None:
         stream = await self._run(lambda: separator.stream(form.sample_rate))
         given = {"model": separator.spec.name, "sources": list(separator.sources), "sample_rate": form.sample_rate}
         start = {"type": "start", **given, "format": form.format, "delay_samples": stream.delay_samples}
         await self._send(socket, start)
-        pcm, sent = Pcm(form.format), 0
+        pcm, sent, heard = Pcm(form.format), 0, 0
         async for chunk in self._chunks(socket):
             samples = pcm.read(chunk)
+            heard += len(samples)
+            metrics.audio_seconds(len(samples) / form.sample_rate)
+            note(model=separator.spec.name, audio_seconds=round(heard / form.sample_rate, 3))
             for piece in _slices(samples, form.sample_rate):
                 sent += await self._send_voices(socket, pcm, await self._run(partial(stream.push, piece)))
         sent += await self._send_voices(socket, pcm, await self._run(stream.flush))
@@ -243,21 +242,6 @@ class Streams:
             raise WebSocketDisconnect(1006, "the client does not read") from None
 
 
-def foreign_page(headers: Mapping[str, str]) -> ForeignPageError | None:
-    """The error of a WebSocket that a page of another site opens; programs send no ``Origin``."""
-    origin, host = headers.get("origin"), headers.get("host", "").lower()
-    if origin is None or _authority(origin) == host != "":
-        return None
-    return ForeignPageError("pages of other sites are refused", where="Origin header", expected="the service's own", got=origin)
-
-
-def _authority(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
-
-
 def _slices(samples: Floats, sample_rate: int) -> Iterator[Floats]:
     size = max(1, int(sample_rate * _SLICE_SECONDS))
     return (samples[start : start + size] for start in range(0, len(samples), size))
@@ -279,22 +263,10 @@ async def _fail(socket: WebSocket, error: Exception) -> None:
     fields = error_fields(error)
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it is gone already
         if socket.application_state == WebSocketState.CONNECTED:
-            await socket.send_text(_body(fields).decode())
+            await socket.send_text(error_body(error).decode())
             await socket.close(
                 _close_code(error), shorten(fields["message"], _LONGEST_REASON).encode("ascii", "replace").decode()
             )
-
-
-async def _deny(socket: WebSocket, error: InputError) -> None:
-    """Refuse before the handshake, with an HTTP answer where the server can send one."""
-    if "websocket.http.response" in socket.scope.get("extensions", {}):
-        await socket.send_denial_response(json_response(json.loads(_body(error_fields(error))), error.status))
-    else:
-        await socket.close(1008)
-
-
-def _body(fields: Mapping[str, str]) -> bytes:
-    return encode({"error": {**fields, "request_id": request_id.get()}})
 
 
 def _close_code(error: Exception) -> int:

@@ -24,11 +24,13 @@ from starlette.responses import Response
 
 from models.errors import ConvoyError, TooLargeError, UnavailableError, UnprocessableError
 from models.tagger.tokens import script
+from services import metrics
 from services.batching import Batcher
 from services.http import error_fields, request_id, worst
 from services.json_body import JsonRequest, encode
 from services.languages import default_names
 from services.openapi import ANY_CALL, BODY, answer, described, failures
+from services.record import note
 from services.service import ConvoyService, TaskEndpoints, UnknownModelError, load_bundles
 from services.settings import Settings, service_config
 
@@ -201,6 +203,7 @@ class TaggerEndpoints(TaskEndpoints):
         answers: dict[int, Result | Exception] = {index: refusal for index, refusal in refusals.items() if refusal}
         chosen = {index: model or self._defaults[script(text)] for index, text in enumerate(texts) if index not in answers}
         models = sorted(set(chosen.values()))
+        note(models=models, texts=len(texts), characters=sum(map(len, texts)))
         for part in await asyncio.gather(*(self._tag_with(name, texts, chosen) for name in models)):
             answers |= part
         errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
@@ -208,6 +211,7 @@ class TaggerEndpoints(TaskEndpoints):
             raise worst(errors)
         for error in errors:
             _log(error)
+        note(refused=len(errors))
         content = {"models": models, "results": [_visible(answers[index]) for index in range(len(texts))]}
         small = sum(map(len, texts)) <= _SMALL_ANSWER
         return Response(encode(content) if small else await asyncio.to_thread(encode, content), media_type="application/json")
@@ -219,11 +223,13 @@ class TaggerEndpoints(TaskEndpoints):
 
     def _batcher(self, name: str, tagger: Tagger) -> Batcher[str, Result]:
         def work(texts: list[str]) -> Sequence[Result | Exception]:
+            metrics.batch(len(texts))
             languages, answers = tagger.spec.languages, tagger.tag(texts)
+            metrics.tokens(sum(len(answer.tokens) for answer in answers))
             return [to_result(name, languages, text, answer) for text, answer in zip(texts, answers, strict=True)]
 
         bounds = {"batch_cost": self.settings.batch_characters, "queue_cost": self.settings.queue_characters}
-        return Batcher(work, cost=lambda text: _COST_OF_A_TEXT + len(text), name=name, **bounds)
+        return Batcher(work, cost=lambda text: _COST_OF_A_TEXT + len(text), name=name, task="tag", **bounds)
 
     async def _tag_with(self, name: str, texts: list[str], chosen: dict[int, str]) -> dict[int, Result | Exception]:
         """The answers, by position, to the texts that `name` was chosen for."""

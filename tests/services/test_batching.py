@@ -30,7 +30,7 @@ class Recorder:
 
 
 def batcher(work, batch_cost=10, queue_cost=10_000, cost=lambda item: 1):
-    return Batcher(work, cost=cost, batch_cost=batch_cost, queue_cost=queue_cost, name="test")
+    return Batcher(work, cost=cost, batch_cost=batch_cost, queue_cost=queue_cost, name="test", task="test")
 
 
 requests = st.lists(

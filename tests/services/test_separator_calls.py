@@ -203,7 +203,7 @@ def test_pages_of_other_sites_are_refused(server):
 
 
 def test_an_unknown_websocket_is_refused(server):
-    with pytest.raises(Exception, match="403"), connect_ws(f"{server.url}/nothing"):
+    with pytest.raises(Exception, match="404"), connect_ws(f"{server.url}/nothing"):
         pass
 
 

@@ -216,7 +216,7 @@ def test_metrics_hold_no_series_for_paths_that_do_not_exist(server):
     for number in range(5):
         httpx.get(f"{server.url}/made-up-{number}")
     metrics = httpx.get(f"{server.url}/metrics").text
-    assert 'endpoint="/tag"' in metrics
+    assert 'route="/tag"' in metrics
     assert "made-up" not in metrics
 
 

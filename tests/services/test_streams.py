@@ -38,6 +38,7 @@ class Client:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         extensions = {"websocket.http.response": {}}
         scope = {"type": "websocket", "path": "/", "query_string": query.encode(), "headers": raw, "extensions": extensions}
+        scope["subprotocols"] = []
         self.socket = WebSocket(scope, self._receive, self._send)
 
     async def _receive(self) -> dict:
@@ -242,22 +243,12 @@ def test_while_work_is_pending_nothing_is_read():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "", "http://[", "http://convoy.example.evil.example", "http://convoy.example:81"]
-)
-def test_pages_of_other_sites_are_refused_before_the_handshake(origin):
-    client = Client(END, host="convoy.example", origin=origin)
-    serve(client)
-    start = client.sent[0]
-    assert (start["type"], start["status"]) == ("websocket.http.response.start", 403)
-    assert json.loads(client.sent[1]["body"])["error"]["code"] == "origin_refused"
-
-
-def test_our_own_pages_and_programs_are_served():
-    for headers in ({"host": "convoy.example:80", "origin": "http://Convoy.example:80"}, {"host": "convoy.example"}):
-        client = Client(END, **headers)
+def test_the_subprotocol_of_keys_is_answered_where_it_is_offered():
+    for offered, accepted in ((["convoy", "convoy.key.YWJj"], "convoy"), (["other"], None), ([], None)):
+        client = Client(END)
+        client.socket.scope["subprotocols"] = offered
         serve(client)
-        assert client.closed == 1000
+        assert client.sent[0]["subprotocol"] == accepted
 
 
 def test_pcm_keeps_what_is_not_a_whole_sample_yet():
