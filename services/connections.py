@@ -21,7 +21,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from models.errors import InputError, UnavailableError
 from services import metrics
-from services.http import accepted_id, error_body, error_headers, status_of
+from services.http import error_body, error_headers, status_of
+from services.record import new_id
 from services.settings import Settings
 
 
@@ -168,7 +169,7 @@ class _Guard(asyncio.Protocol):
 
 def _answer(error: Exception) -> bytes:
     """An error's whole answer in bytes, before there is a request that could be answered."""
-    identity = accepted_id(b"")
+    identity = new_id()
     body = error_body(error, identity)
     headers = [
         (b"content-type", b"application/json"),

@@ -16,10 +16,10 @@ from models.errors import InputError, shorten
 from services.batching import BusyError
 from services.cors import check_origin
 from services.exchange import Exchange
-from services.http import PROBES, App, Receive, Scope, Send, accepted_id, deny, error_fields, status_error, status_of
+from services.http import PROBES, App, Receive, Scope, Send, deny, error_fields, status_error, status_of
 from services.identity import caller
 from services.keys import Keys
-from services.record import Record, record_of
+from services.record import Record, new_record, record_of
 from services.settings import Limits, Settings, listed
 
 PAGE = re.compile(r"/|/page/.*")  # and what it is made of: it asks for the key
@@ -55,7 +55,7 @@ class Front:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        record = record_of(scope) or _record(scope)
+        record = record_of(scope) or new_record(scope)
         refusal = self._refusal(scope, record)
         with _calling(record.key):
             if scope["type"] == "http":
@@ -109,11 +109,6 @@ def _host_pattern(allowed: str) -> re.Pattern[str] | None:
     """Of Host headers, with any port; ``*.example.org`` are the hosts below example.org."""
     names = [re.escape(name).replace(r"\*\.", r"([a-z0-9-]+\.)+") for name in listed(allowed)]
     return re.compile(rf"({'|'.join(names)})(:\d+)?", re.IGNORECASE) if names else None
-
-
-def _record(scope: Scope) -> Record:
-    headers = dict(scope["headers"])
-    return Record(accepted_id(headers.get(b"x-request-id", b"")), headers)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,6 @@ traces), CORS (`services.cors`), `services.front` (hosts, keys, limits, errors),
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -34,7 +32,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 PROBES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _KEPT_HEADERS = frozenset({b"allow", b"retry-after", b"upgrade", b"www-authenticate"})
 _OUR_FAULT = "Something went wrong on our side. The service's log has the details under this request id."
 
@@ -121,12 +118,6 @@ async def deny(scope: Scope, receive: Receive, send: Send, error: Exception) -> 
     headers = [(b"content-type", b"application/json"), *error_headers(error)]
     await send({"type": "websocket.http.response.start", "status": status_of(error), "headers": headers})
     await send({"type": "websocket.http.response.body", "body": error_body(error)})
-
-
-def accepted_id(given: bytes) -> str:
-    """The client's own id of its request where it is one that can stand in a log, else a new one."""
-    text = given.decode("latin-1")
-    return text if _REQUEST_ID.fullmatch(text) else uuid.uuid4().hex
 
 
 def _code(status: int) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 
 from services import access_log, metrics, tracing
-from services.http import App, Message, Receive, Scope, Send, accepted_id, request_id
-from services.record import CLIENT_GONE, KEY_IN_SCOPE, Record, at_hand
+from services.http import App, Message, Receive, Scope, Send, request_id
+from services.record import CLIENT_GONE, KEY_IN_SCOPE, Record, at_hand, new_record
 
 _PAGE = "/page/*"  # one name for the many files of the page
 _NO_CODE = 1006  # what is said of a WebSocket that ended without a close frame
@@ -33,9 +33,7 @@ class Observer:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        record = Record(accepted_id(headers.get(b"x-request-id", b"")), headers, method, self._template(scope))
+        record = new_record(scope, self._template(scope))
         scope[KEY_IN_SCOPE] = record
         token = request_id.set(record.id)
         metrics.began()

@@ -5,7 +5,9 @@ Never its content: names, numbers and sizes.
 
 from __future__ import annotations
 
+import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +17,7 @@ from typing import Any
 Fact = str | int | float | list[str]
 
 KEY_IN_SCOPE = "convoy.record"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_GONE = 499  # nginx's number for a client that hung up before the answer began
 
 
@@ -76,6 +79,26 @@ def at_hand(record: Record) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def new_record(scope: MutableMapping[str, Any], route: str | None = "") -> Record:
+    """The record of a request or WebSocket that begins now."""
+    headers = dict(scope["headers"])
+    if offered := scope.get("subprotocols"):  # uvicorn's wsproto takes the header for itself
+        headers[b"sec-websocket-protocol"] = ",".join(offered).encode("latin-1", "replace")
+    method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
+    return Record(_accepted_id(headers.get(b"x-request-id", b"")), headers, method, route)
+
+
+def new_id() -> str:
+    """Of a request that has none of its own."""
+    return uuid.uuid4().hex
+
+
+def _accepted_id(given: bytes) -> str:
+    """The client's own id of its request where it is one that can stand in a log, else a new one."""
+    text = given.decode("latin-1")
+    return text if _REQUEST_ID.fullmatch(text) else new_id()
 
 
 def record_of(scope: MutableMapping[str, Any]) -> Record | None:
