@@ -5,10 +5,12 @@ Nothing is sent anywhere: OpenVINO's telemetry package is told so before its fir
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -113,22 +115,30 @@ class Runtime:
         self._compiled: dict[Key | None, openvino.CompiledModel] = {}
         self._compiling = threading.Lock()
         self._local = threading.local()
-        model = self._read()
-        self.inputs = [port.get_any_name() for port in model.inputs]
-        self.outputs = [port.get_any_name() for port in model.outputs]
-        self.fixed: Shapes = {  # of the inputs that have one shape only
-            port.get_any_name(): tuple(port.shape) for port in model.inputs if not port.partial_shape.is_dynamic
-        }
+        with self._said("OpenVINO cannot read the network"):
+            model = self._read()
+            self.inputs = [port.get_any_name() for port in model.inputs]
+            self.outputs = [port.get_any_name() for port in model.outputs]
+            self.fixed: Shapes = {  # of the inputs that have one shape only
+                port.get_any_name(): tuple(port.shape) for port in model.inputs if not port.partial_shape.is_dynamic
+            }
+        if not self.outputs:
+            raise BundleError("OpenVINO cannot read the network", where=str(path), expected="ONNX", got="nothing")
 
     def prepare(self, shapes: Shapes) -> None:
         """Compile for these shapes of the inputs and run once, so that the first call is as fast as the hundredth."""
-        key = tuple(shapes[name] for name in self.inputs)
-        with self._compiling:
+        with self._said("the network does not take what it should"):
+            key = tuple(shapes[name] for name in self.inputs)
             model = self._read()
             types = {port.get_any_name(): port.element_type.to_dtype() for port in model.inputs}
             model.reshape({name: list(shape) for name, shape in shapes.items()})
             self._compiled[key] = self._compile(model)
-        self.run({name: np.zeros(shape, types[name]) for name, shape in shapes.items()})
+            self.run({name: np.zeros(shape, types[name]) for name, shape in shapes.items()})
+
+    def prepare_each(self, several: Iterable[Shapes]) -> None:
+        """``prepare`` for several shapes, at the same time: compiling uses one thread each."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(self.prepare, several))
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run once. Safe to call from several threads; the arrays returned are the caller's own."""
@@ -149,10 +159,8 @@ class Runtime:
         return requests[chosen]
 
     def _read(self) -> openvino.Model:
-        try:
-            return _core().read_model(str(self.path))
-        except RuntimeError as error:
-            raise BundleError("OpenVINO cannot read the network", where=str(self.path), got=error) from error
+        onnx = _onnx()
+        return onnx.convert(onnx.load(str(self.path)))
 
     def _compile(self, model: openvino.Model) -> openvino.CompiledModel:
         options = {
@@ -161,10 +169,18 @@ class Runtime:
             "NUM_STREAMS": self.streams,
             "ENABLE_CPU_PINNING": False,
         }
-        try:
+        with self._said("OpenVINO cannot compile the network"):
             return _core().compile_model(model, "CPU", options)
-        except RuntimeError as error:
-            raise BundleError("OpenVINO cannot compile the network", where=str(self.path), got=error) from error
+
+    @contextlib.contextmanager
+    def _said(self, problem: str) -> Iterator[None]:
+        """What is wrong with a damaged network comes as errors of several kinds, the message itself undecodable among them."""
+        try:
+            yield
+        except BundleError:
+            raise
+        except Exception as error:
+            raise BundleError(problem, where=str(self.path), got=error) from error
 
 
 _shared: list[Any] = []
@@ -178,6 +194,14 @@ def _core() -> openvino.Core:
 
         _shared.append(openvino.Core())
     return _shared[0]
+
+
+def _onnx() -> Any:
+    """OpenVINO's reader of ONNX alone: asked for any, it would try those of other formats on what is no ONNX."""
+    _core()
+    from openvino.frontend import FrontEndManager
+
+    return FrontEndManager().load_by_framework("onnx")
 
 
 def _silence_telemetry() -> None:

@@ -33,8 +33,8 @@ class StepNetwork:
         self.names = [name for name in self.runtime.inputs if name != "samples"]
         self.shapes = {name: self.runtime.fixed[name] for name in self.names}
         self.sizes = sorted({*SIZES, max(1, round(CHUNK_SECONDS * settings.sample_rate / self.hop))}, reverse=True)
-        for frames in self.sizes:
-            self.runtime.prepare({"samples": (1, frames * self.hop + self.overlap), **self.shapes})
+        lengths = (frames * self.hop + self.overlap for frames in self.sizes)
+        self.runtime.prepare_each({"samples": (1, length), **self.shapes} for length in lengths)
 
     def initial_state(self) -> dict[str, NDArray[Any]]:
         """State before the first frame."""
