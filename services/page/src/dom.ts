@@ -69,6 +69,12 @@ export const ICONS = {
   check: "M5 12.5 10 17.5 19.5 7",
 } as const;
 
+/** Let a slider show how far it is: style sheets cannot know. */
+export function fillSlider(slider: HTMLInputElement): void {
+  const low = Number(slider.min), span = Number(slider.max) - low;
+  slider.style.setProperty("--done", `${span > 0 ? (100 * (Number(slider.value) - low)) / span : 0}%`);
+}
+
 /** Offer a file to be saved. */
 export function save(blob: Blob, name: string): void {
   const link = h("a", { href: URL.createObjectURL(blob), download: name });

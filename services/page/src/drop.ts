@@ -7,14 +7,15 @@ export function startDrop(zone: HTMLElement, input: HTMLInputElement, take: (fil
     input.value = ""; // the same file may be chosen again
     if (file) take(file);
   });
+  const panel = zone.closest<HTMLElement>('[role="tabpanel"]') ?? zone; // it may be dropped beside the zone as well
   let depth = 0;
   const over = (change: number): void => {
     depth = Math.max(0, depth + change);
     zone.classList.toggle("over", depth > 0);
   };
-  zone.addEventListener("dragenter", () => over(1));
-  zone.addEventListener("dragleave", () => over(-1));
-  zone.addEventListener("drop", (event) => {
+  panel.addEventListener("dragenter", () => over(1));
+  panel.addEventListener("dragleave", () => over(-1));
+  panel.addEventListener("drop", (event) => {
     event.preventDefault();
     over(-depth);
     const file = event.dataTransfer?.files[0];

@@ -4,9 +4,15 @@ import { byId } from "./dom";
 import { recall, remember } from "./storage";
 
 const PLACE = "convoy.key";
+const listeners = new Set<() => void>();
 let asking: Promise<boolean> | null = null;
 
 const key = (): string | null => recall(PLACE, "session");
+
+/** Called when the visitor has given a key. */
+export function onKey(listener: () => void): void {
+  listeners.add(listener);
+}
 
 export function authorization(): string | null {
   const known = key();
@@ -41,6 +47,7 @@ function ask(): Promise<boolean> {
         const given = dialog.returnValue === "ok" ? input.value.trim() : "";
         if (given) remember(PLACE, given, "session");
         resolve(given !== "");
+        if (given) for (const listener of listeners) listener();
       },
       { once: true },
     );

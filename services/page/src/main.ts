@@ -2,7 +2,7 @@
 
 import { startPage } from "./drop";
 import { byId } from "./dom";
-import { language, setLanguage, startLanguage } from "./i18n";
+import { language, onLanguage, setLanguage, startLanguage } from "./i18n";
 import { startModels } from "./models";
 import { startSound } from "./sound/panel";
 import { startTabs } from "./tabs";
@@ -18,4 +18,7 @@ startSound();
 startVolume();
 startTabs();
 startModels();
+const other = (): void => void (byId("language").lang = language() === "en" ? "zh-Hans" : "en");
+other();
+onLanguage(other);
 byId("language").addEventListener("click", () => setLanguage(language() === "en" ? "zh" : "en"));

@@ -3,7 +3,9 @@
 import { ApiError, json } from "./api";
 import { byId, h } from "./dom";
 import { type Key, language, number, onLanguage, percent, t } from "./i18n";
+import { onKey } from "./key";
 import { clearProblem, showProblem } from "./problem";
+import { showTab } from "./tabs";
 
 export interface Model {
   name: string;
@@ -35,6 +37,8 @@ export async function loadModels(): Promise<void> {
   try {
     models = (await json<{ models: Model[] }>("models")).models;
     clearProblem(place);
+    // A task that no bundle is for has no tab: the service may be that of another task alone.
+    for (const [task, tab] of TASKS) showTab(tab, models.length === 0 || modelsOf(task).length > 0);
     for (const listener of listeners) listener();
   } catch (error) {
     showProblem(place, error instanceof ApiError ? new ApiError(503, error.code, error.message, error.requestId) : error, () => void loadModels());
@@ -52,7 +56,8 @@ export function offer(select: HTMLSelectElement, names: string[], automatic?: Ke
   select.disabled = options.length === 0;
 }
 
-const TASKS: [string, Key][] = [["tagger", "tabText"], ["separator", "tabSound"], ["segmenter", "tabVolume"]];
+/** Each task, its tab, and what that is called. */
+const TASKS = [["tagger", "text", "tabText"], ["separator", "sound", "tabSound"], ["segmenter", "volume", "tabVolume"]] as const;
 
 /** The figures that say most, by task, with their names and how they are shown. */
 const HEADLINES: [string, Key, "share" | "decibel" | "plain" | "millimetre"][] = [
@@ -109,7 +114,7 @@ function card(model: Model): HTMLElement {
 }
 
 function draw(): void {
-  const groups = TASKS.flatMap(([task, key]) => {
+  const groups = TASKS.flatMap(([task, , key]) => {
     const found = modelsOf(task);
     return found.length ? [h("section", { class: "group" }, h("h2", { t: key }), h("div", { class: "cards" }, ...found.map(card)))] : [];
   });
@@ -118,5 +123,6 @@ function draw(): void {
 
 export function startModels(): void {
   onLanguage(draw);
+  onKey(() => models.length === 0 && void loadModels());
   void loadModels();
 }

@@ -4,6 +4,7 @@ import { byId } from "./dom";
 
 const opened = new Map<string, (() => void)[]>();
 const tabs = (): HTMLElement[] => [...document.querySelectorAll<HTMLElement>('[role="tab"]')];
+const visible = (): string[] => tabs().filter((tab) => !tab.hidden).map((tab) => nameOf(tab));
 const nameOf = (tab: HTMLElement): string => tab.id.replace(/^tab-/, "");
 
 /** Called each time a tab is chosen. */
@@ -23,6 +24,13 @@ export function chooseTab(name: string, focus = false): void {
   for (const listener of opened.get(name) ?? []) listener();
 }
 
+/** Offer a tab or not; where it was the chosen one, the first is. */
+export function showTab(name: string, shown: boolean): void {
+  const tab = byId(`tab-${name}`);
+  tab.hidden = !shown;
+  if (!shown && tab.getAttribute("aria-selected") === "true") chooseTab(visible()[0] as string);
+}
+
 /** A dot on the tab, while something runs there. */
 export function markBusy(name: string, busy: boolean): void {
   byId(`tab-${name}`).classList.toggle("busy", busy);
@@ -34,6 +42,7 @@ export function startTabs(): void {
   for (const tab of tabs()) {
     tab.addEventListener("click", () => chooseTab(nameOf(tab)));
     tab.addEventListener("keydown", (event) => {
+      const names = visible();
       const at = names.indexOf(nameOf(tab));
       const steps: Record<string, number> = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: names.length - 1 };
       const to = steps[event.key];

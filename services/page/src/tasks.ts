@@ -27,7 +27,7 @@ interface Status {
   task_id: string;
   status: "pending" | "in_progress" | "completed" | "failed" | "canceled";
   progress?: number;
-  position?: number;
+  position?: number | null;
   error?: { code: string; message: string; request_id?: string };
 }
 
@@ -98,7 +98,7 @@ async function finished(kind: Kind, task: Remembered, report: Report, signal: Ab
       const { code, message, request_id } = state.error ?? { code: "failed", message: "The task failed." };
       throw new ApiError(422, code, message, request_id ?? task.requestId);
     }
-    if (state.status === "pending") report("waiting", undefined, state.position);
+    if (state.status === "pending") report("waiting", undefined, state.position ?? undefined);
     else report("working", state.progress);
     await pause(wait, signal);
   }

@@ -1,7 +1,7 @@
 /** Long work of a panel: one at a time, with its progress, its cancel button, and what went wrong. */
 
-import type { Answer } from "./api";
-import { byId } from "./dom";
+import { type Answer, Cancelled } from "./api";
+import { byId, h } from "./dom";
 import { clearProblem, showProblem } from "./problem";
 import { Progress } from "./progress";
 import { type Kind, type Remembered, type Report, remembered, result, submit } from "./tasks";
@@ -49,14 +49,16 @@ export class Workplace {
     this.clear();
     place.replaceChildren(progress.element);
     markBusy(this.name, true);
+    let last: Node[] = [];
     try {
       return await work(progress.report, mine.signal);
     } catch (error) {
       if (this.running === mine) this.fail(error, retry);
+      if (error instanceof Cancelled) last = [h("p", { class: "hint note", role: "status", t: "cancelled" })];
       return null;
     } finally {
       if (this.running === mine) {
-        place.replaceChildren();
+        place.replaceChildren(...last);
         markBusy(this.name, false);
       }
     }

@@ -3,7 +3,7 @@
 import { colour, dark } from "../theme";
 import { Spectrum } from "./fft";
 
-const FLOOR = -90; // decibels that are no colour at all
+const FLOOR = -80; // decibels that are no colour at all
 const CEILING = -22;
 const HIGHEST = 8_000; // Hz shown at most: speech has little above
 

@@ -1,6 +1,6 @@
 /** The part of the sound panel that separates what the microphone hears now. */
 
-import { Unreachable } from "../api";
+import { Unreachable, call } from "../api";
 import { byId, h } from "../dom";
 import { number, say } from "../i18n";
 import { modelNamed, modelsOf, offer, onModels } from "../models";
@@ -48,6 +48,7 @@ async function start(done: (end: LiveEnd, model: string) => void): Promise<void>
   busy(true);
   say(byId("live-state"), "liveConnecting");
   try {
+    await call("models"); // a WebSocket that is refused for want of a key cannot say so
     live = await Live.start(model, modelNamed(model)?.sample_rate ?? 8_000, {
       started: (name, voices, delay) => {
         answering = name;

@@ -1,7 +1,7 @@
 /** The mixture and its voices, one below the other: seen, heard together or alone, and downloaded. */
 
-import { ICONS, byId, h, icon, save } from "../dom";
-import { type Args, type Key, number, onLanguage, t } from "../i18n";
+import { ICONS, byId, fillSlider, h, icon, save } from "../dom";
+import { type Args, type Key, number, onLanguage, say, t } from "../i18n";
 import { onTheme } from "../theme";
 import { drawSpectrogram, drawWaveform } from "./draw";
 import { Player } from "./player";
@@ -65,9 +65,10 @@ function lane(track: Track, index: number): Lane {
   const soloButton = h("button", { type: "button", class: "small toggle", "aria-pressed": "false", t: "solo" });
   const muteButton = h("button", { type: "button", class: "small toggle", "aria-pressed": "false", t: "mute" });
   const download = h("button", { type: "button", class: "small quiet", on: { click: () => save(writeWav(track.pcm), track.file) } },
-    icon(ICONS.download), h("span", { t: "wav" }));
+    icon(ICONS.download), h("span", { class: "wide-only", t: "wav" }));
+  say(download, "downloadWav", undefined, "aria-label");
   const name: [Key, Args] = [track.key, track.args ?? {}];
-  const head = h("div", { class: "lane-head" }, h("span", { class: "swatch", "aria-hidden": "true" }), h("h3", { t: name }),
+  const head = h("div", { class: "lane-head" }, h("span", { class: "swatch", "aria-hidden": "true" }), h("h2", { t: name }),
     h("div", { class: "lane-buttons" }, soloButton, muteButton, download));
   const element = h("li", { class: "lane" }, head, view);
   element.style.setProperty("--paint", `var(${PAINTS[index % PAINTS.length]})`);
@@ -115,7 +116,7 @@ function move(): void {
   const seek = byId<HTMLInputElement>("seek");
   seek.value = String(position);
   seek.setAttribute("aria-valuetext", t("seconds", { n: number(position, 1) }));
-  seek.style.setProperty("--done", `${duration ? (100 * position) / duration : 0}%`);
+  fillSlider(seek);
   byId("time").textContent = `${clock(position)} / ${clock(duration)}`;
   for (const { view } of lanes) view.style.setProperty("--at", String(duration ? position / duration : 0));
   const button = byId("play");

@@ -40,6 +40,9 @@ const KNOWN: Record<string, [string, string, Family]> = {
 /** A label without the prefix that says where in a span it stands. */
 const bare = (label: string): string => label.replace(/^[BIESMLU]-(?=.)/, "");
 
+/** Punctuation and the like, whose label would be wider than the sign. */
+export const isMark = (label: string): boolean => KNOWN[bare(label)]?.[2] === "mark";
+
 export function meaning(label: string): string {
   return KNOWN[bare(label)]?.[language() === "zh" ? 1 : 0] ?? "";
 }

@@ -5,7 +5,7 @@ import { ICONS, byId, h, icon } from "../dom";
 import { type Key, number, onLanguage, percent, t, unsay } from "../i18n";
 import { modelsOf, offer, onModels } from "../models";
 import { clearProblem, showProblem } from "../problem";
-import { meaning, paint } from "./labels";
+import { isMark, meaning, paint } from "./labels";
 import { Tip } from "./tip";
 
 export interface Span {
@@ -65,7 +65,7 @@ export async function tag(): Promise<void> {
 function tokenElement(token: Span): HTMLElement {
   const word = h("span", { class: "word" }, token.text);
   const element = h("span", { class: token.confidence < UNSURE ? "token unsure" : "token", tabindex: -1, role: "listitem" },
-    word, h("span", { class: "label", "aria-hidden": "true" }, token.label));
+    word, h("span", { class: "label", "aria-hidden": "true" }, isMark(token.label) ? "" : token.label));
   paint(element, token.label);
   element.setAttribute("aria-label", [token.text, meaning(token.label) || token.label, percent(token.confidence)].join(", "));
   return element;

@@ -45,7 +45,7 @@ export class Tip {
     const { left, top, bottom, width } = element.getBoundingClientRect();
     const size = tip.getBoundingClientRect();
     const x = Math.min(Math.max(8, left + width / 2 - size.width / 2), document.documentElement.clientWidth - size.width - 8);
-    const below = bottom + size.height + 12 < innerHeight;
-    tip.style.translate = `${Math.round(x)}px ${Math.round(below ? bottom + 6 : top - size.height - 6)}px`;
+    const above = top - size.height - 6;
+    tip.style.translate = `${Math.round(x)}px ${Math.round(above > 64 ? above : bottom + 6)}px`; // not below the page's head
   }
 }

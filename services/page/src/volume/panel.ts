@@ -1,7 +1,7 @@
 /** The volume panel: a scan, and what was found in it. */
 
 import { type Answer, call } from "../api";
-import { ICONS, byId, h, icon, save } from "../dom";
+import { ICONS, byId, fillSlider, h, icon, save } from "../dom";
 import { sampleFile, startDrop } from "../drop";
 import { number, onLanguage, say, unsay } from "../i18n";
 import { modelNamed, modelsOf, offer, onModels } from "../models";
@@ -139,7 +139,7 @@ function drawClasses(): void {
   const { voxels, millilitres } = counted;
   const rows = classes.filter(({ label }) => label > 0).map((each) => {
     const count = voxels.get(each.label) ?? 0;
-    const box = h("input", { type: "checkbox", id: `class-${each.label}`, disabled: byId("volume-view").hidden });
+    const box = h("input", { type: "checkbox", id: `class-${each.label}`, hidden: byId("volume-view").hidden });
     box.checked = each.visible;
     box.addEventListener("change", () => {
       each.visible = box.checked;
@@ -159,6 +159,7 @@ function moved(place: Place): void {
     const slider = input(`cross-${axis}`);
     slider.max = String(place.size[index]! - 1);
     slider.value = String(place.voxel[index]);
+    fillSlider(slider);
     slider.setAttribute("aria-valuetext", `${place.voxel[index]! + 1} / ${place.size[index]}`);
     byId(`cross-${axis}-value`).textContent = number(place.voxel[index]! + 1);
   });
@@ -199,7 +200,12 @@ async function resume(task: Remembered): Promise<void> {
 export function startVolume(): void {
   startDrop(byId("volume-drop"), input("volume-file"), (file) => void segment(file));
   byId("volume-sample").addEventListener("click", () => void sample());
-  input("volume-opacity").addEventListener("input", () => viewer?.opacity(Number(input("volume-opacity").value)));
+  const opacity = input("volume-opacity");
+  fillSlider(opacity);
+  opacity.addEventListener("input", () => {
+    fillSlider(opacity);
+    viewer?.opacity(Number(opacity.value));
+  });
   input("volume-plane").addEventListener("change", () => viewer?.view(input("volume-plane").value as View));
   AXES.forEach((axis) => input(`cross-${axis}`).addEventListener("input", () =>
     viewer?.move(AXES.map((each) => Number(input(`cross-${each}`).value)) as [number, number, number])));

@@ -2,7 +2,16 @@
 
 import type { NVImage, Niivue } from "./niivue";
 
-const loaded = (): Promise<typeof import("./niivue")> => import("./niivue");
+type Library = typeof import("./niivue");
+
+let library: Promise<Library> | null = null;
+
+/** NiiVue, which says what it thinks of a file in the console until an instance is told not to. */
+const loaded = (): Promise<Library> =>
+  (library ??= import("./niivue").then((found) => {
+    new found.Niivue({ logLevel: "silent" });
+    return found;
+  }));
 
 export type View = "planes" | "axial" | "coronal" | "sagittal" | "render";
 
@@ -36,16 +45,16 @@ export class Viewer {
   private labels: NVImage | null = null;
 
   private constructor(
-    private readonly library: typeof import("./niivue"),
+    private readonly library: Library,
     private readonly canvas: HTMLCanvasElement,
     moved: (place: Place) => void,
   ) {
     const { MULTIPLANAR_TYPE, SHOW_RENDER } = library;
     this.niivue = new library.Niivue({
       logLevel: "silent", loadingText: "", dragAndDropEnabled: false, isResizeCanvas: true, show3Dcrosshair: true,
-      backColor: [0.04, 0.045, 0.06, 1], crosshairColor: [0.45, 0.68, 1, 0.9], crosshairWidth: 0.6, isOrientationTextVisible: true,
-      fontColor: [0.75, 0.8, 0.9, 1], tileMargin: 6, multiplanarLayout: MULTIPLANAR_TYPE.AUTO, multiplanarShowRender: SHOW_RENDER.AUTO,
-      multiplanarEqualSize: true, isColorbar: false, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
+      backColor: [0.04, 0.045, 0.06, 1], crosshairColor: [0.45, 0.68, 1, 0.9], crosshairWidth: 0.6, crosshairWidthUnit: "percent", isOrientationTextVisible: true,
+      fontColor: [0.75, 0.8, 0.9, 1], multiplanarPadPixels: 6, multiplanarLayout: MULTIPLANAR_TYPE.AUTO, multiplanarShowRender: SHOW_RENDER.AUTO,
+      multiplanarEqualSize: false, isColorbar: false, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
     this.niivue.onLocationChange = () => {
       const place = this.place();
