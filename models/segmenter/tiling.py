@@ -62,7 +62,8 @@ class Axis:
     def bell(self) -> NDArray[np.float64]:
         """The Gaussian along a window."""
         middle = (self.window - 1) / 2
-        return np.exp(-0.5 * ((np.arange(self.window) - middle) / (WIDTH * self.window)) ** 2)
+        bell: NDArray[np.float64] = np.exp(-0.5 * ((np.arange(self.window) - middle) / (WIDTH * self.window)) ** 2)
+        return bell
 
     def touching(self, first: int, after: int) -> list[int]:
         """Starts of the windows with a voxel from ``first`` to before ``after``."""
