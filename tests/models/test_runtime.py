@@ -201,6 +201,28 @@ def test_a_broken_network_is_a_broken_bundle(onnx, tmp_path, content):
         Runtime(broken)
 
 
+def test_names_that_are_no_text_are_a_broken_bundle(onnx, tmp_path):
+    broken = tmp_path / "network.onnx"
+    broken.write_bytes(onnx.read_bytes().replace(b"Conv", b"\xffonv"))
+    assert broken.read_bytes() != onnx.read_bytes()
+    with pytest.raises(BundleError, match="OpenVINO cannot"):
+        Runtime(broken).prepare({"x": (1, 1)})
+
+
+def test_other_formats_are_not_tried(onnx, tmp_path, capfd):
+    """Some readers of other formats take whatever is no ONNX for theirs."""
+    broken = tmp_path / "network.onnx"
+    broken.write_bytes(b"\x80\x04" + bytes(range(256)))
+    with pytest.raises(BundleError, match="OpenVINO cannot"):
+        Runtime(broken)
+    assert "tensorflow" not in "".join(capfd.readouterr())
+
+
+def test_a_network_that_takes_other_inputs_is_a_broken_bundle(onnx):
+    with pytest.raises(BundleError, match="does not take what it should"):
+        Runtime(onnx).prepare({"made up": (1, 2, 3)})
+
+
 def test_a_missing_network_is_a_broken_bundle(tmp_path):
     with pytest.raises(BundleError, match=r"network\.onnx"):
         Runtime(tmp_path / "network.onnx")

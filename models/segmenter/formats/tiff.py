@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import os
+import struct
 import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ MILLIMETRES = {
     "nm": 1e-6, "nanometer": 1e-6, "pm": 1e-9, "å": 1e-7,
 }  # fmt: skip
 UNTOLD = "The file does not say how far its voxels are apart."
+MOST_PAGES = 100_000
 LARGEST = 2**28  # bytes of a page that is unpacked, which is held
 SLACK = 2**12  # bytes that a packed strip may take beyond twice those of its voxels
 PLAIN, ZLIB, PACKBITS = 1, (8, 32946), 32773  # compressions
@@ -62,6 +64,7 @@ class _Alone(io.FileIO):
 def _read(file: TiffFile, path: Path, scratch: Path, limits: Limits, name: str) -> Volume:
     if file.is_ome and "<!DOCTYPE" in (file.ome_metadata or ""):
         raise VolumeError("OME-XML with definitions of its own", where=name, expected="OME-XML of the schema alone")
+    _check_pages(file, name)
     series = file.series[0]
     dtype = check_kind(np.dtype(series.dtype), name)
     shape = check_shape(_shape(series, len(file.series), name), dtype.itemsize, limits, name)
@@ -76,6 +79,27 @@ def _read(file: TiffFile, path: Path, scratch: Path, limits: Limits, name: str) 
     if len(file.series) > 1:
         notes.append(f"The file holds {len(file.series)} pictures: the first was read.")
     return Volume(name, "tiff", grid_of(shape, name, distances=distances), stored, notes=notes, source=None)
+
+
+def _check_pages(file: TiffFile, name: str) -> None:
+    """Refuse pages of which one leads back to an earlier one: tifffile would follow them for hours.
+
+    Where the chain breaks off, it is left to tifffile to say so.
+    """
+    form, stream = file.tiff, file.filehandle
+    offset, seen = file.pages.first.offset, set[int]()
+    while offset and offset < stream.size:
+        if offset in seen or len(seen) == MOST_PAGES:
+            expected = f"a chain of at most {MOST_PAGES:,} pages"
+            raise VolumeError("the pages run in a circle, or are too many", where=name, expected=expected, got=f"{len(seen):,}")
+        seen.add(offset)
+        stream.seek(offset)
+        if len(count := stream.read(form.tagnosize)) < form.tagnosize:
+            return
+        stream.seek(struct.unpack(form.tagnoformat, count)[0] * form.tagsize, os.SEEK_CUR)
+        if len(following := stream.read(form.offsetsize)) < form.offsetsize:
+            return
+        (offset,) = struct.unpack(form.offsetformat, following)
 
 
 def _shape(series: TiffPageSeries, count: int, name: str) -> tuple[int, ...]:

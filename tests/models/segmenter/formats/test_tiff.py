@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import struct
 import tempfile
 import zlib
 from pathlib import Path
@@ -22,7 +23,7 @@ from models.errors import (
     VolumeTooLargeError,
     VolumeTruncatedError,
 )
-from models.segmenter.formats import open_volume, write_labels
+from models.segmenter.formats import open_volume, tiff, write_labels
 from models.segmenter.formats.tiff import UNTOLD
 from models.segmenter.grid import Grid
 from models.segmenter.volume import Limits, Volume
@@ -39,9 +40,9 @@ def saved(folder, array=None, name="scan.tif", **options):
     return folder / name
 
 
-def pages(folder, array, **options):
+def pages(folder, array, bigtiff=False, **options):
     """Page after page, without any description."""
-    with tifffile.TiffWriter(folder / "scan.tif") as file:
+    with tifffile.TiffWriter(folder / "scan.tif", bigtiff=bigtiff) as file:
         for page in array:
             file.write(page, metadata=None, photometric="minisblack", contiguous=False, **options)
     return folder / "scan.tif"
@@ -208,6 +209,26 @@ def test_cut_files_are_refused(tmp_path, compression):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(VolumeTruncatedError, match="page 2: the file ends early"):
         open_volume(path, tmp_path)
+
+
+@pytest.mark.parametrize("bigtiff", [True, False])
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_pages_that_run_in_a_circle_are_refused(tmp_path, bigtiff, target):
+    path = pages(tmp_path, numbers(), bigtiff=bigtiff)
+    with tifffile.TiffFile(path) as file:
+        offsets, form = [page.offset for page in file.pages], file.tiff
+    content = bytearray(path.read_bytes())
+    (count,) = struct.unpack_from(form.tagnoformat, content, offsets[-1])
+    struct.pack_into(form.offsetformat, content, offsets[-1] + form.tagnosize + count * form.tagsize, offsets[target])
+    path.write_bytes(content)
+    with pytest.raises(VolumeError, match="circle"):
+        open_volume(path, tmp_path)
+
+
+def test_more_pages_than_a_volume_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "MOST_PAGES", 2)
+    with pytest.raises(VolumeError, match="too many"):
+        open_volume(pages(tmp_path, numbers()), tmp_path)
 
 
 def test_a_strip_that_unfolds_to_more_than_its_size_is_refused(tmp_path):
