@@ -1,68 +1,50 @@
 """What calls have in common that take a file and give one back: upload to disk, work from file to file, answer from disk, tasks.
 
 A file goes to disk as it arrives, is worked on in a thread, and the answer is sent from disk: memory holds pieces only. A client
-who hangs up stops the work, and its files are removed.
+who hangs up stops the work, and its files are removed. Only a task goes on by itself (`services.tasks`).
 """
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InputError
+from services.jobs.process import shared_jobs
 from services.pool import Job, Pool
 from services.settings import Settings
-from services.tasks import Task, Tasks
+from services.tasks import Tasks
 from services.uploads import Upload, parameters, receive
-from services.workspace import FileAnswer, Workspace, Workspaces
+from services.workspace import Made, Workspace, Workspaces
 
 _LONGEST_NAME = 80
-
-
-@dataclass(frozen=True)
-class Made:
-    """The file that answers a call.
-
-    Attributes:
-        path: in its workspace.
-        name: what the client should call it.
-        kind: its media type.
-        headers: of the answer.
-    """
-
-    path: Path
-    name: str
-    kind: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def answer(self, workspace: Workspace, *, last: bool) -> FileAnswer:
-        """The file, to be sent; see `FileAnswer`."""
-        answer = FileAnswer(self.path, name=self.name, kind=self.kind, workspace=workspace, last=last)
-        answer.headers.update(self.headers)
-        return answer
 
 
 class FileCalls(ABC):
     """Everything behind such endpoints but the work itself.
 
     Args:
-        name: of the threads, and in messages.
+        kind: of the work; its tasks and threads are called so.
         field: of the form that holds the file.
         kinds: media types, or their beginnings, of bare bodies.
         settings: of the service.
-        pool: who works on calls that wait for their answer.
+        at_once: calls that wait for their answer, and are worked on at a time.
+        waiting: how many more may wait.
     """
 
-    def __init__(self, field: str, kinds: tuple[str, ...], settings: Settings, pool: Pool) -> None:
-        self._field, self._kinds, self._settings, self._pool = field, kinds, settings, pool
+    def __init__(self, kind: str, field: str, kinds: tuple[str, ...], settings: Settings, *, at_once: int, waiting: int) -> None:
+        self._field, self._kinds, self._settings = field, kinds, settings
+        self._pool = Pool(kind, at_once, waiting, settings.nice)
         self._workspaces = Workspaces(settings.temporary)
-        # A line of their own: who waits for an answer never waits behind somebody's night of files.
-        self.tasks = Tasks[Made](Pool("tasks", 1, settings.max_tasks), settings.max_tasks, settings.task_seconds)
+        # Tasks have a line of their own: who waits for an answer never waits behind somebody's night of files.
+        self._jobs = shared_jobs(settings)
+        self._jobs.kinds[kind] = self.work
+        self.tasks = Tasks(self._jobs, kind, settings.max_tasks, settings.task_seconds)
 
     @abstractmethod
     def require_bundle(self) -> None:
@@ -70,49 +52,53 @@ class FileCalls(ABC):
 
     @abstractmethod
     def work(self, upload: Upload, workspace: Workspace) -> Callable[[Job], Made]:
-        """The work that an upload asks for, to be run in a thread; InputError where its fields are wrong."""
+        """The work that an upload asks for, to be run in a thread; InputError where its fields are wrong.
+
+        It makes its file in the workspace, and leaves the upload as it is.
+        """
+
+    def start(self) -> None:
+        """Begin to work on tasks, those of before a restart too; in the background."""
+        self._jobs.start()
 
     async def answer(self, request: Request) -> Response:
         """Do the work of a request."""
-        work, workspace = await self._read(request, self._pool.check_room)
-        try:
-            made = await self._pool.run(work)
-        except BaseException:
-            workspace.remove()
-            raise
+        self._pool.check_room()
+        self.require_bundle()
+        with self._workspaces.new().removed_on_error() as workspace:
+            upload = await self._receive(request, workspace)
+            work = self.work(upload, workspace)
+            made = await self._pool.run(functools.partial(_and_unlink, work, upload.path))
         return made.answer(workspace, last=True)
 
-    async def submit(self, request: Request) -> Task[Made]:
+    async def submit(self, request: Request) -> dict[str, object]:
         """Accept the work of a request as a task."""
-        work, workspace = await self._read(request, self.tasks.check_room)
-        try:
-            return self.tasks.submit(work, workspace)
-        except BaseException:
-            workspace.remove()
-            raise
+        self.require_bundle()
+        with (await self.tasks.admit()).removed_on_error() as workspace:
+            upload = await self._receive(request, workspace)
+            self.work(upload, workspace)  # what is wrong with the fields is said now
+            return await self.tasks.submit(upload, workspace)
 
-    def result(self, task_id: str) -> Response:
+    async def result(self, task_id: str) -> Response:
         """What a task made."""
-        made, workspace = self.tasks.result(task_id)
+        made, workspace = await self.tasks.result(task_id)
         return made.answer(workspace, last=False)
 
     async def close(self) -> None:
         await self._pool.close()
-        await self.tasks.close()
+        await self._jobs.close()
         self._workspaces.close()
 
-    async def _read(self, request: Request, check_room: Callable[[], None]) -> tuple[Callable[[Job], Made], Workspace]:
-        """The work that a request asks for, and the workspace where its file lies."""
-        check_room()
-        self.require_bundle()
-        workspace = self._workspaces.new()
-        try:
-            patience = self._settings.timeout_seconds
-            upload = await receive(request, self._field, self._kinds, workspace.path / "upload", patience)
-            return self.work(upload, workspace), workspace
-        except BaseException:
-            workspace.remove()
-            raise
+    async def _receive(self, request: Request, workspace: Workspace) -> Upload:
+        patience = self._settings.timeout_seconds
+        return await receive(request, self._field, self._kinds, workspace.path / "upload", patience)
+
+
+def _and_unlink(work: Callable[[Job], Made], upload: Path, job: Job) -> Made:
+    """Room on the disk is freed as soon as the answer is made."""
+    made = work(job)
+    upload.unlink(missing_ok=True)
+    return made
 
 
 def display_stem(given: str, endings: tuple[str, ...] = ()) -> str:

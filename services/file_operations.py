@@ -31,6 +31,7 @@ class TaskStatus(BaseModel):
     task_id: Annotated[str, Field(description="To ask for, fetch and cancel it with. Nobody can guess it.")]
     status: Literal["pending", "in_progress", "completed", "failed", "canceled"]
     progress: Annotated[float, Field(ge=0, le=1, description="Share of the work that is done.")]
+    position: Annotated[int | None, Field(ge=1, description="Place in line while it is pending; 1 is next.")] = None
     created_at: datetime
     completed_at: Annotated[datetime | None, Field(description="When it was completed, failed or was cancelled.")]
     error: Annotated[TaskError | None, Field(description="Of a task that failed.")] = None

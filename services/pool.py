@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import contextvars
 import math
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from services.batching import BusyError
 Answer = TypeVar("Answer")
 
 _LONGEST_RETRY = 60
+_NICEST = 19
 
 
 class Job:
@@ -51,11 +54,12 @@ class Pool:
         name: of the threads, and in messages.
         at_once: pieces of work that run at a time.
         waiting: how many more may wait; past that a call is turned away (HTTP 429).
+        nice: how far the threads stand back behind the others of the process, 0 to 19.
     """
 
-    def __init__(self, name: str, at_once: int, waiting: int) -> None:
+    def __init__(self, name: str, at_once: int, waiting: int, nice: int = 0) -> None:
         self._name, self._at_once, self._most = name, at_once, at_once + waiting
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix=name, initializer=lower_priority, initargs=(nice,))
         self._jobs: set[Job] = set()  # waiting and running; one that was cancelled counts until its thread is free
         self._seconds = 0.0  # what a piece of work takes, a moving average
         self._closed = False
@@ -122,3 +126,13 @@ class Pool:
     def _forget_soon(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(self._jobs.discard, job)
+
+
+def lower_priority(nice: int) -> None:
+    """Let the calling thread stand back behind others: Linux schedules by thread; elsewhere this does nothing.
+
+    There is no way back without privileges, so this is for threads that do nothing else.
+    """
+    if nice and sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + nice, _NICEST))

@@ -21,12 +21,12 @@ from models.segmenter.grid import Spacing
 from models.segmenter.preview import draw
 from models.segmenter.volume import Limits as VolumeLimits
 from models.segmenter.volume import Volume
-from services.file_calls import FileCalls, Made, display_stem
-from services.pool import Job, Pool
+from services.file_calls import FileCalls, display_stem
+from services.pool import Job
 from services.service import UnknownModelError
 from services.settings import Settings
 from services.uploads import Upload
-from services.workspace import Workspace, disk_errors
+from services.workspace import Made, Workspace, disk_errors
 
 _BARE_KINDS = ("application/octet-stream", "application/gzip", "application/zip", "application/dicom", "image/")
 KINDS = {
@@ -121,8 +121,8 @@ class Segmentation(FileCalls):
     """Everything behind the segmenter's endpoints."""
 
     def __init__(self, segmenters: Mapping[str, Segmenter], settings: Settings) -> None:
-        pool = Pool("segment", settings.segmentations, settings.queue_segmentations)
-        super().__init__("volume", _BARE_KINDS, settings, pool)
+        at_once, waiting = settings.segmentations, settings.queue_segmentations
+        super().__init__("segment", "volume", _BARE_KINDS, settings, at_once=at_once, waiting=waiting)
         self.segmenters = dict(segmenters)
 
     def require_bundle(self) -> None:
@@ -205,7 +205,6 @@ def segment_upload(
             cancelled=job.cancelled,
             seen=seen,
         )
-        upload.path.unlink()
         if form.output == "summary":
             made[".json"] = folder / "summary.json"
             about = {"model": segmenter.spec.name, **found.as_dict()}

@@ -140,22 +140,26 @@ class SegmenterEndpoints(TaskEndpoints):
     @route("POST", "/segment/submit", _DESCRIBED.submit)
     async def submit_segmentation(self, request: Request) -> Response:
         """As /segment, for work longer than a request: answers at once, with the task's id."""
-        return json_response((await self.segmentation.submit(request)).describe(), 202)
+        return json_response(await self.segmentation.submit(request), 202)
 
     @route("GET", "/segment/status", _DESCRIBED.ask)
     async def segmentation_status(self, request: Request) -> Response:
         """What became of a task: pending, in_progress, completed, failed or canceled."""
-        return json_response(self.segmentation.tasks.find(task_id(request)).describe())
+        return json_response(await self.segmentation.tasks.describe(task_id(request)))
 
     @route("GET", "/segment/get", _DESCRIBED.fetch)
     async def segmentation_result(self, request: Request) -> Response:
         """What a completed task made."""
-        return self.segmentation.result(task_id(request))
+        return await self.segmentation.result(task_id(request))
 
     @route("PUT", "/segment/cancel", _DESCRIBED.ask)
     async def cancel_segmentation(self, request: Request) -> Response:
         """Stop a task that waits or runs."""
-        return json_response(self.segmentation.tasks.cancel(task_id(request)).describe())
+        return json_response(await self.segmentation.tasks.cancel(task_id(request)))
+
+    @bentoml.on_startup
+    def start_segmentation(self) -> None:
+        self.segmentation.start()
 
     @bentoml.on_shutdown
     async def close_segmentation(self) -> None:

@@ -19,13 +19,13 @@ from models.errors import TooLargeError, UnavailableError, UnprocessableError
 from models.separator.audio import Limits as RecordingLimits
 from models.separator.audio import Recording
 from models.separator.writing import HIGHEST_FLAC_RATE, MOST_FLAC_CHANNELS
-from services.file_calls import FileCalls, Made, display_stem
-from services.pool import Job, Pool
+from services.file_calls import FileCalls, display_stem
+from services.pool import Job
 from services.service import UnknownModelError
 from services.settings import Settings
 from services.streams import StreamingSeparator, Streams
 from services.uploads import Upload
-from services.workspace import Workspace, disk_errors
+from services.workspace import Made, Workspace, disk_errors
 
 _BARE_KINDS = ("audio/", "application/ogg", "application/octet-stream")
 KINDS = {"wav": "audio/wav", "flac": "audio/flac", "zip": "application/zip"}
@@ -88,7 +88,8 @@ class Separation(FileCalls):
     """Everything behind the separator's endpoints."""
 
     def __init__(self, separators: Mapping[str, Separator], settings: Settings) -> None:
-        super().__init__("audio", _BARE_KINDS, settings, Pool("separate", settings.separations, settings.queue_separations))
+        at_once, waiting = settings.separations, settings.queue_separations
+        super().__init__("separate", "audio", _BARE_KINDS, settings, at_once=at_once, waiting=waiting)
         self.separators = dict(separators)
         self.streams = Streams(settings.max_streams, settings.max_chunk_bytes, settings.stream_idle_seconds)
 
@@ -157,7 +158,6 @@ def separate_upload(
             progress=report,
             cancelled=job.cancelled,
         )
-        upload.path.unlink()
         stem = "-".join(filter(None, (display_stem(upload.name), "voices")))
         kind = str(form.format)
         if form.output == "files":

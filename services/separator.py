@@ -133,27 +133,31 @@ class SeparatorEndpoints(TaskEndpoints):
     @route("POST", "/separate/submit", _DESCRIBED.submit)
     async def submit_separation(self, request: Request) -> Response:
         """As /separate, for work longer than a request: answers at once, with the task's id."""
-        return json_response((await self.separation.submit(request)).describe(), 202)
+        return json_response(await self.separation.submit(request), 202)
 
     @route("GET", "/separate/status", _DESCRIBED.ask)
     async def separation_status(self, request: Request) -> Response:
         """What became of a task: pending, in_progress, completed, failed or canceled."""
-        return json_response(self.separation.tasks.find(task_id(request)).describe())
+        return json_response(await self.separation.tasks.describe(task_id(request)))
 
     @route("GET", "/separate/get", _DESCRIBED.fetch)
     async def separation_result(self, request: Request) -> Response:
         """What a completed task made."""
-        return self.separation.result(task_id(request))
+        return await self.separation.result(task_id(request))
 
     @route("PUT", "/separate/cancel", _DESCRIBED.ask)
     async def cancel_separation(self, request: Request) -> Response:
         """Stop a task that waits or runs."""
-        return json_response(self.separation.tasks.cancel(task_id(request)).describe())
+        return json_response(await self.separation.tasks.cancel(task_id(request)))
 
     @websocket("/separate/stream", _STREAM)
     async def stream_separation(self, socket: WebSocket) -> None:
         """Live separation; `services.streams` says how the two talk."""
         await self.separation.streams.serve(socket, functools.partial(self.separation.choose, live=True))
+
+    @bentoml.on_startup
+    def start_separation(self) -> None:
+        self.separation.start()
 
     @bentoml.on_shutdown
     async def close_separation(self) -> None:

@@ -23,8 +23,12 @@
 | ``CONVOY_VOLUME_TIMEOUT_SECONDS``| 600            | as CONVOY_TIMEOUT_SECONDS, for calls with a volume |
 | ``CONVOY_SEGMENTATIONS``         | 1              | volumes worked on at once; each uses every core |
 | ``CONVOY_QUEUE_SEGMENTATIONS``   | 16             | volumes waiting for their turn before calls are turned away (429) |
-| ``CONVOY_MAX_TASKS``             | 64             | tasks of one worker that wait, run, or are kept for their result (429) |
+| ``CONVOY_MAX_TASKS``             | 64             | tasks of one kind that wait, run, or are kept for their result (429) |
 | ``CONVOY_TASK_SECONDS``          | 3 600          | time a finished task's result is kept |
+| ``CONVOY_JOBS``                  | user's state   | folder of accepted tasks, which outlives the server; see `default_jobs` |
+| ``CONVOY_JOBS_DATABASE``         | SQLite there   | ``postgresql://…`` where several machines share that folder |
+| ``CONVOY_JOB_ATTEMPTS``          | 3              | processes that may die at a task before it is given up |
+| ``CONVOY_NICE``                  | 10             | how far recordings and volumes stand back behind short calls, 0 to 19 |
 | ``CONVOY_MAX_STREAMS``           | 8              | live streams of one worker at once (closed with 1013) |
 | ``CONVOY_MAX_CHUNK_BYTES``       | 1 048 576      | bytes of one message of a live stream (closed with 1009) |
 | ``CONVOY_STREAM_IDLE_SECONDS``   | 60             | silence after which a live stream is closed (1008) |
@@ -43,6 +47,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -55,6 +61,26 @@ from typing import Any
 from models.errors import BundleError, ConfigError
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
+_BUNDLES = _CHECKOUT / "pretrained"
+_NICEST = 19
+
+
+def default_jobs(bundles: Path) -> Path:
+    """Where accepted tasks lie unless ``CONVOY_JOBS`` says: a folder of the user's state, for each folder of bundles its own.
+
+    Servers of the same bundles share it, and any of them does what another accepted. The system's folder for temporary files,
+    which may be empty after a restart, is taken only where nothing else can be written.
+    """
+    place = Path(tempfile.gettempdir())
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
+        known = next((folder for folder in (state, *state.parents) if folder.exists()), state)
+        place = state if state.is_absolute() and os.access(known, os.W_OK | os.X_OK) else place
+    resolved = bundles.resolve()
+    return place / "convoy" / f"jobs-{resolved.name}-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:8]}"
+
+
+_JOBS = default_jobs(_BUNDLES)
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,7 @@ class Limits:
 class Settings:
     """See the table in the head of this file; every number must be positive."""
 
-    bundles: Path = _CHECKOUT / "pretrained"
+    bundles: Path = _BUNDLES
     temporary: Path = Path(tempfile.gettempdir())
     max_body_bytes: int = 8 * 1024 * 1024
     max_texts: int = 1_000
@@ -92,6 +118,10 @@ class Settings:
     queue_segmentations: int = 16
     max_tasks: int = 64
     task_seconds: float = 3600.0
+    jobs: Path = _JOBS
+    jobs_database: str = ""
+    job_attempts: int = 3
+    nice: int = 10
     max_streams: int = 8
     max_chunk_bytes: int = 1024 * 1024
     stream_idle_seconds: float = 60.0
@@ -110,8 +140,11 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, Path | str) and not 0 < value < float("inf"):
-                raise ConfigError("a limit is out of range", where=_variable(field.name), expected="a number above 0", got=value)
+            if isinstance(value, Path | str) or (field.name == "nice" and 0 <= value <= _NICEST):
+                continue
+            if field.name == "nice" or not 0 < value < float("inf"):
+                expected = f"0 to {_NICEST}" if field.name == "nice" else "a number above 0"
+                raise ConfigError("a limit is out of range", where=_variable(field.name), expected=expected, got=value)
 
     @property
     def limits(self) -> Limits:
@@ -138,6 +171,8 @@ class Settings:
         given = {field.name: environment.get(_variable(field.name), "") for field in fields(cls)}
         kinds = {field.name: type(field.default) for field in fields(cls)}
         converted: dict[str, Any] = {name: _convert(name, text, kinds[name]) for name, text in given.items() if text}
+        if "bundles" in converted:
+            converted.setdefault("jobs", default_jobs(converted["bundles"]))
         return cls(**converted)
 
 

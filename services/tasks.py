@@ -2,35 +2,31 @@
 
 The routes, the states and the field ``task_id`` are those of ``@bentoml.task``; what is behind them is not. Run locally, BentoML
 1.4.39 keeps the bodies and results whole in memory and in SQLite, runs a task as the tail of the request that submitted it (a
-client who hangs up, as most do, ends it), and answers 400 to every cancel.
+client who hangs up, as most do, ends it), forgets what ran when the process ends, and answers 400 to every cancel.
 
-Here files stay on disk, in the task's workspace. The store is this process's own: a restart forgets its tasks, and another
-worker does not know them.
+Here a task is a job of `services.jobs`: its files lie on disk, any worker answers for it, and what was accepted is done, or fails
+with the reason, whatever becomes of the process. It belongs to the API key that submitted it; for all others there is none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import threading
 from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import Generic, TypeVar
+from typing import Any
 
-from models.errors import InputError
+from models.errors import InputError, UnavailableError
 from services.batching import BusyError
-from services.http import error_fields, request_id, status_of
-from services.pool import Job, Pool
-from services.workspace import Workspace
-
-log = logging.getLogger("convoy.tasks")
-
-Result = TypeVar("Result")
+from services.http import error_fields, request_id
+from services.identity import caller
+from services.jobs.folders import is_id
+from services.jobs.line import Row
+from services.jobs.process import Jobs
+from services.uploads import Upload
+from services.workspace import Made, Workspace
 
 _RETRY_SECONDS = 60
+_OURS = RuntimeError("a bug of ours")
 
 
 class UnknownTaskError(InputError):
@@ -51,140 +47,170 @@ class CanceledTaskError(InputError):
     code, status = "task_canceled", 410
 
 
-@dataclass(eq=False)
-class Task(Generic[Result]):
-    """One accepted piece of work."""
+class FailedTaskError(InputError):
+    """What a task failed with, told again: the code, the status and the message that the call itself would have answered."""
 
-    workspace: Workspace
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    job: Job = field(default_factory=Job)
-    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    completed_at: datetime | None = None
-    result: Result | None = None
-    error: Exception | None = None
-    runner: asyncio.Task[Result] | None = None
-
-    @property
-    def status(self) -> str:
-        if self.job.cancelled():
-            return "canceled"
-        if self.completed_at:
-            return "failed" if self.error else "completed"
-        return "in_progress" if self.job.started else "pending"
-
-    def describe(self) -> dict[str, object]:
-        """The answer to a question for its status."""
-        answer: dict[str, object] = {
-            "task_id": self.id,
-            "status": self.status,
-            "progress": round(self.job.progress, 3),
-            "created_at": self.created_at.isoformat(),
-            "completed_at": self.completed_at.isoformat() if self.completed_at else None,
-        }
-        return answer | ({"error": error_fields(self.error)} if self.error else {})
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(str(error["message"]))
+        self.code, self.status = str(error["code"]), int(error["status"])
 
 
-class Tasks(Generic[Result]):
+class Tasks:
     """The tasks of one kind of work.
 
     Args:
-        pool: what works on them; it must take as many as there may be.
+        jobs: of this process; the kind is registered there.
+        kind: a name, as the routes begin with.
         most: tasks that wait, run or are kept for their result.
         keep_seconds: how long a finished one is kept.
     """
 
-    def __init__(self, pool: Pool, most: int, keep_seconds: float) -> None:
-        self._pool, self._most, self._keep = pool, most, keep_seconds
-        self._tasks: dict[str, Task[Result]] = {}
+    def __init__(self, jobs: Jobs, kind: str, most: int, keep_seconds: float) -> None:
+        self._jobs, self._kind, self._most, self._keep = jobs, kind, most, keep_seconds
+        self._accepting = threading.Lock()
 
-    def check_room(self) -> None:
-        """To be asked before an upload is read.
+    async def admit(self) -> Workspace:
+        """A folder for the upload of a task, where there is room for one more.
 
         Raises:
             BusyError: too many tasks are kept.
-            UnavailableError: the service is stopping.
+            UnavailableError: the service is starting or stopping, or the disk is full.
         """
-        self._pool.check_room()
-        if len(self._tasks) >= self._most:
-            raise BusyError("too many tasks", expected=f"at most {self._most}", retry_after=_RETRY_SECONDS)
+        return await self._jobs.ask(self._admit)
 
-    def submit(self, work: Callable[[Job], Result], workspace: Workspace) -> Task[Result]:
-        """Accept `work`; the workspace is the task's from now on.
+    async def submit(self, upload: Upload, workspace: Workspace) -> dict[str, object]:
+        """Accept the upload in that folder; what `describe` says of it, when it is safe on the disk.
 
         Raises:
-            BusyError, UnavailableError: as `check_room`; the workspace is still the caller's.
+            BusyError, UnavailableError: as `admit`; the folder is still the caller's, and nothing was accepted.
         """
-        self.check_room()
-        task = Task[Result](workspace)
-        self._tasks[task.id] = task
-        task.runner = asyncio.get_running_loop().create_task(self._pool.run(work, task.job))
-        task.runner.add_done_callback(functools.partial(self._conclude, task))
-        return task
+        about = {
+            "name": upload.name,
+            "fields": upload.fields,
+            "owner": caller.get(),
+            "request": request_id.get(),
+            "created_at": datetime.now(UTC).isoformat(),
+        }
+        accepting = asyncio.ensure_future(self._jobs.ask(self._accept, workspace, about))
+        try:
+            row, place = await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            # The client has gone and never heard the id: nobody could ever ask for the result.
+            accepting.add_done_callback(self._undo)
+            raise
+        return self._described(row, place)
 
-    def find(self, task_id: str) -> Task[Result]:
-        """The task.
+    async def describe(self, task_id: str) -> dict[str, object]:
+        """The answer to a question for a task's status.
 
         Raises:
-            UnknownTaskError: there is none.
+            UnknownTaskError: there is none, or it is another's.
         """
-        if (task := self._tasks.get(task_id)) is None:
-            fix = f"Results are kept for {self._keep:g} s."
-            raise UnknownTaskError("no such task", where="task_id", expected="the id that submitting answered", fix=fix)
-        return task
+        return await self._jobs.ask(self._describe, self._checked(task_id), caller.get())
 
-    def result(self, task_id: str) -> tuple[Result, Workspace]:
+    async def result(self, task_id: str) -> tuple[Made, Workspace]:
         """What a completed task made, and where it lies.
 
         Raises:
-            UnknownTaskError: there is no such task.
+            UnknownTaskError: as `describe`.
             UnfinishedTaskError: it waits or runs.
             CanceledTaskError: it was cancelled.
-            Exception: it failed with this.
+            FailedTaskError: it failed with this.
         """
-        task = self.find(task_id)
-        if task.job.cancelled():
-            raise CanceledTaskError("the task was cancelled", where="task_id", fix="Submit it again.")
-        if task.error is not None:
-            raise task.error.with_traceback(None)
-        if task.result is None:
-            expected = "the status completed"
-            raise UnfinishedTaskError("the task is not finished", expected=expected, got=task.status, fix="Ask again later.")
-        return task.result, task.workspace
+        return await self._jobs.ask(self._result, self._checked(task_id), caller.get())
 
-    def cancel(self, task_id: str) -> Task[Result]:
-        """Stop a task that waits or runs; a finished one is left as it is.
+    async def cancel(self, task_id: str) -> dict[str, object]:
+        """Stop a task that waits or runs, and describe it; a finished one is left as it is.
 
         Raises:
-            UnknownTaskError: there is none.
+            UnknownTaskError: as `describe`.
         """
-        task = self.find(task_id)
-        if task.completed_at is None and task.runner is not None:
-            task.job.cancel()
-            task.runner.cancel()
-        return task
+        return await self._jobs.ask(self._cancel, self._checked(task_id), caller.get())
 
-    async def close(self) -> None:
-        """Cancel what is not finished, and forget everything."""
-        await self._pool.close()
-        runners = [task.runner for task in self._tasks.values() if task.runner is not None]
-        await asyncio.gather(*runners, return_exceptions=True)
-        for task_id in list(self._tasks):
-            self._forget(task_id)
+    # ---- in threads -------------------------------------------------------------------------------------------------------
 
-    def _conclude(self, task: Task[Result], runner: asyncio.Task[Result]) -> None:
-        task.completed_at = datetime.now(UTC)
-        if runner.cancelled():
-            task.job.cancel()
-        elif isinstance(error := runner.exception(), Exception):
-            task.error = error
-            if status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
-                log.error("task submitted by request %s failed", request_id.get(), exc_info=error)
-        else:
-            task.result, task.job.progress = runner.result(), 1.0
-        if task.result is None:
-            task.workspace.remove()
-        asyncio.get_running_loop().call_later(self._keep, self._forget, task.id)
+    def _admit(self) -> Workspace:
+        if self._full():
+            self._jobs.purge()  # of what is over its time since the last look
+        self._check_room()
+        return self._jobs.arrival()
 
-    def _forget(self, task_id: str) -> None:
-        if (task := self._tasks.pop(task_id, None)) is not None:
-            task.workspace.remove()
+    def _accept(self, workspace: Workspace, about: dict[str, Any]) -> tuple[Row, int]:
+        with self._accepting:
+            self._check_room()  # others came while this upload arrived
+            row = self._jobs.accept(self._kind, workspace, about)
+        return row, self._jobs.place(row)
+
+    def _full(self) -> bool:
+        return self._jobs.kept(self._kind) >= self._most
+
+    def _check_room(self) -> None:
+        if self._full():
+            raise BusyError("too many tasks", expected=f"at most {self._most}", retry_after=_RETRY_SECONDS)
+
+    def _undo(self, accepting: asyncio.Future[tuple[Row, int]]) -> None:
+        if not accepting.cancelled() and accepting.exception() is None:
+            self._jobs.later(self._jobs.undo, accepting.result()[0])
+
+    def _describe(self, task_id: str, owner: str) -> dict[str, object]:
+        row = self._find(task_id, owner)
+        return self._described(row, self._jobs.place(row) if row.state == "pending" else 0)
+
+    def _cancel(self, task_id: str, owner: str) -> dict[str, object]:
+        row = self._find(task_id, owner)
+        if row.state in ("pending", "in_progress"):
+            self._jobs.cancel(row)
+        return self._describe(task_id, owner)
+
+    def _result(self, task_id: str, owner: str) -> tuple[Made, Workspace]:
+        row = self._find(task_id, owner)
+        if row.state == "canceled":
+            raise CanceledTaskError("the task was cancelled", where="task_id", fix="Submit it again.")
+        if row.state == "failed":
+            raise FailedTaskError(_error(row))
+        if row.state != "completed":
+            expected = "the status completed"
+            raise UnfinishedTaskError("the task is not finished", expected=expected, got=row.state, fix="Ask again later.")
+        folder = self._jobs.folder(row).path
+        made = Made.from_dict(row.outcome["made"], folder)
+        if not made.path.is_file():
+            raise UnavailableError("the result is gone from the folder of jobs", fix="Submit the task again.")
+        return made, self._jobs.workspace(row)
+
+    def _find(self, task_id: str, owner: str) -> Row:
+        row = self._jobs.find(self._kind, task_id)
+        if row is None or row.owner != owner:
+            raise self._unknown()
+        return row
+
+    def _checked(self, task_id: str) -> str:
+        if not is_id(task_id):
+            raise self._unknown()
+        return task_id
+
+    def _unknown(self) -> UnknownTaskError:
+        fix = f"Results are kept for {self._keep:g} s."
+        return UnknownTaskError("no such task", where="task_id", expected="the id that submitting answered", fix=fix)
+
+    def _described(self, row: Row, place: int) -> dict[str, object]:
+        running = row.state == "in_progress"
+        answer: dict[str, object] = {
+            "task_id": row.id,
+            "status": row.state,
+            "progress": self._jobs.folder(row).progress() if running else float(row.state == "completed"),
+            "position": place or None,
+            "created_at": row.about.get("created_at") or _iso(row.created),
+            "completed_at": None if row.ended is None else _iso(row.ended),
+        }
+        if row.state == "failed":
+            answer["error"] = {name: _error(row)[name] for name in ("code", "message")}
+        return answer
+
+
+def _error(row: Row) -> dict[str, Any]:
+    """What a failed task failed with; one that left no word is our own fault."""
+    return row.outcome.get("error") or {"status": 500, **error_fields(_OURS)}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

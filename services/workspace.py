@@ -13,9 +13,11 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from starlette.responses import FileResponse
@@ -62,6 +64,15 @@ class Workspace:
             yield self.path
         finally:
             self._leave(users=-1)
+
+    @contextlib.contextmanager
+    def removed_on_error(self) -> Iterator[Workspace]:
+        """Give the folder up where the block raises."""
+        try:
+            yield self
+        except BaseException:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Give the folder up; may be said twice. Does not wait for the disk."""
@@ -138,6 +149,37 @@ def _ours_and_old(folder: Path) -> bool:
     about = folder.lstat()
     owner = not hasattr(os, "getuid") or about.st_uid == os.getuid()
     return stat.S_ISDIR(about.st_mode) and owner and time.time() - about.st_mtime > _YOUNG
+
+
+@dataclass(frozen=True)
+class Made:
+    """The file that answers a call.
+
+    Attributes:
+        path: in its workspace.
+        name: what the client should call it.
+        kind: its media type.
+        headers: of the answer.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def answer(self, workspace: Workspace, *, last: bool) -> FileAnswer:
+        """The file, to be sent; see `FileAnswer`."""
+        answer = FileAnswer(self.path, name=self.name, kind=self.kind, workspace=workspace, last=last)
+        answer.headers.update(self.headers)
+        return answer
+
+    def as_dict(self, folder: Path) -> dict[str, Any]:
+        """In JSON, for one who knows the folder."""
+        return {**vars(self), "path": self.path.relative_to(folder).as_posix(), "headers": dict(self.headers)}
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any], folder: Path) -> Made:
+        return cls(folder / known["path"], known["name"], known["kind"], known["headers"])
 
 
 class FileAnswer(FileResponse):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,7 +76,10 @@ GAINS = np.float32([[0.75], [0.25]])
 
 @dataclass
 class FakeSeparator:
-    """Two voices, three quarters and one quarter of the mixture; `pause` seconds a block of 1,000 samples; BOOM is a bug."""
+    """Two voices, three quarters and one quarter of the mixture; `pause` seconds a block of 1,000 samples.
+
+    BOOM is a bug, and DEATH the end of the process.
+    """
 
     name: str
     causal: bool = False
@@ -89,6 +94,8 @@ class FakeSeparator:
     def separate_file(self, source, target: Path, *, layout, limits, name, progress, cancelled) -> SimpleNamespace:
         if self.name == "BOOM":
             raise ZeroDivisionError("a bug of ours")
+        if self.name == "DEATH":
+            os.kill(os.getpid(), signal.SIGKILL)
         with Recording.open(source, name, limits) as recording:
             voices, rate = self._separate(recording, progress, cancelled), recording.sample_rate
         if layout == "channels":
@@ -142,6 +149,7 @@ def fake_separators() -> dict[str, FakeSeparator]:
         FakeSeparator("live", causal=True),
         FakeSeparator("slow-live", causal=True, pause=0.1),
         FakeSeparator("BOOM"),
+        FakeSeparator("DEATH"),
         FakeSeparator("BOOM-live", causal=True),
     ]
     return {separator.name: separator for separator in kinds}

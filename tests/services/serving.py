@@ -39,6 +39,7 @@ def serving(target: str, folder: Path, environment: Mapping[str, str], cwd: Path
     The processes are ended by the signal a user's Ctrl-C sends, and the exit must be a clean one.
     """
     port, log = _free_port(), folder / "server.log"
+    environment = {"CONVOY_JOBS": str(folder / "jobs"), **environment}  # never the user's own
     command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as file:
         # A session of its own: a signal to its group reaches the supervisor and its workers, and nobody else.
