@@ -50,7 +50,7 @@ class JobFolder:
     def attempts(self) -> int:
         """How often work on it was begun and neither ended nor given back: how many processes it has seen die."""
         try:
-            return int((self.path / "attempts").read_text("ascii"))
+            return max(int((self.path / "attempts").read_text("ascii")), 0)
         except (OSError, ValueError):
             return 0
 
@@ -60,9 +60,10 @@ class JobFolder:
     def progress(self) -> float:
         """The part that is done, 0 to 1, as last reported."""
         try:
-            return min(max(float((self.path / "progress").read_text("ascii")), 0.0), 1.0)
+            part = float((self.path / "progress").read_text("ascii"))
         except (OSError, ValueError):
-            return 0.0
+            part = 0.0
+        return part if 0 <= part <= 1 else 0.0
 
     def set_progress(self, part: float) -> None:
         """Best effort: nobody's work ends because this could not be written."""
