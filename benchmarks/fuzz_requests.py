@@ -101,6 +101,8 @@ class Requests:
         kind = chance.choices(self._kinds, self._weights)[0]
         try:
             sent = kind(chance)
+        except (httpx.InvalidURL, httpx.LocalProtocolError) as error:  # our own library would not send it
+            return Sent("not sent", type(error).__name__)
         except httpx.TimeoutException as error:
             sent = Sent(getattr(kind, "__name__", "file"), "timeout", said=repr(error), fault=True)
         except httpx.TransportError as error:

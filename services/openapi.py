@@ -21,9 +21,12 @@ from yaml.representer import SafeRepresenter
 
 from models.errors import ConvoyError, InputError, TooLargeError, UnavailableError
 from services.batching import BusyError
+from services.front import PAGE
 from services.http import SlowClientError, TooSlowError
 from services.json_body import WrongKindError
+from services.keys import KeyMissingError, KeyUnknownError
 from services.routes import WEBSOCKET, extra_routes
+from services.settings import Settings, listed
 
 Fragment = dict[str, Any]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -45,8 +48,13 @@ Every error has one shape, `{"error": {"code": …, "message": …, "request_id"
 was expected, what came instead and what to do. Each answer carries `X-Request-Id`: the one that was sent, if it is 1 to 128 \
 letters, digits, dots, dashes and underscores, else a new one; logs name it. Unknown routes answer 404, wrong methods 405 with \
 `Allow`, both in the same shape. Bodies are not compressed. WebSockets stand under `x-websockets`."""
+_SCHEMES: Fragment = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _MESSAGES = {
     400: "texts: the list is empty: expected at least one element",
+    401: "an API key is needed. Send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
     403: "Origin header: pages of other sites are refused: expected the service's own, got https://example.com",
     404: "task_id: no such task: expected the id that submitting answered. Results are kept for 3600 s.",
     408: "the body did not arrive within the time limit: expected at most 60 s. Send less at once.",
@@ -206,23 +214,44 @@ def _flat(schema: Fragment) -> Fragment:
 # ---- the whole document -----------------------------------------------------------------------------------------------
 
 
-def document(service: Any, catalogue: Iterable[Mapping[str, Any]] = ()) -> Description:
+def document(service: Any, catalogue: Iterable[Mapping[str, Any]] = (), settings: Settings | None = None) -> Description:
     """The description of a `services.service.ConvoyService`.
 
     Args:
         service: what is described.
         catalogue: the bundles that it has loaded, as ``GET /models`` lists them; a service that does not run yet has none.
+        settings: which say whether keys are needed; a service that does not run yet has none.
     """
     names: dict[str, list[str]] = {}
     for each in catalogue:
         names.setdefault(str(each["task"]), []).append(str(each["name"]))
     finder = _Finder(names)
-    paths = finder.resolve(_own_routes() | _task_routes(service))
-    sockets = finder.resolve(_sockets(service))
+    routes, streams = _own_routes() | _task_routes(service), _sockets(service)
+    keyed = settings is not None and bool(settings.api_keys or settings.api_keys_file)
+    if settings is not None and keyed:
+        routes, streams = _with_keys(routes, settings), {path: _with_key(stream) for path, stream in streams.items()}
+    paths, sockets = finder.resolve(routes), finder.resolve(streams)
     info = {"title": "Convoy", "version": _version(service), "description": _ABOUT, "license": {"name": "Apache-2.0"}}
-    components = {"schemas": dict(sorted(finder.schemas.items()))}
+    components = {"schemas": dict(sorted(finder.schemas.items()))} | ({"securitySchemes": _SCHEMES} if keyed else {})
     about = {"openapi": "3.1.0", "info": info, "servers": [{"url": "/"}], "paths": paths, "components": components}
     return Description(about | ({"x-websockets": sockets} if sockets else {}))
+
+
+def _with_keys(routes: Mapping[str, Fragment], settings: Settings) -> dict[str, Fragment]:
+    """The same routes, of which all need a key but those that are left open."""
+    left_open = set(listed(settings.open_paths))
+    return {
+        path: item
+        if path in left_open or PAGE.fullmatch(path)
+        else {verb: _with_key(operation) for verb, operation in item.items()}
+        for path, item in routes.items()
+    }
+
+
+def _with_key(operation: Fragment) -> Fragment:
+    refused = {"401": failures([KeyMissingError, KeyUnknownError])["401"]}
+    security: list[Fragment] = [{name: []} for name in _SCHEMES]
+    return operation | {"security": security, "responses": dict(sorted({**operation["responses"], **refused}.items()))}
 
 
 def _version(service: Any) -> str:

@@ -157,7 +157,8 @@ class _AppFactory(ServiceAppFactory):
 
     async def openapi_spec_view(self, req: Request) -> Response:
         if self._description is None:  # made once, when all bundles are known: it takes a tenth of a second
-            self._description = document(self.service, cast(TaskEndpoints, self._service_instance).catalogue)
+            endpoints = cast(TaskEndpoints, self._service_instance)
+            self._description = document(self.service, endpoints.catalogue, endpoints.settings)
         return json_response(self._description)
 
     async def index_page(self, request: Request) -> Response:

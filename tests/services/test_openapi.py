@@ -20,6 +20,7 @@ from services.gateway import Gateway
 from services.openapi import Description, document, failures
 from services.segmenter import SegmenterService
 from services.separator import SeparatorService
+from services.settings import Settings
 from services.tagger import TaggerService
 
 SERVICES = [Gateway, TaggerService, SeparatorService, SegmenterService]
@@ -92,6 +93,16 @@ def test_errors_are_told_by_route_and_status(description):
 def codes(description, path, verb, status):
     schema = description["paths"][path][verb]["responses"][str(status)]["content"]["application/json"]["schema"]
     return set(schema["allOf"][1]["properties"]["error"]["properties"]["code"]["enum"])
+
+
+def test_keys_are_told_of_where_they_are_needed():
+    found = document(Gateway, settings=Settings(api_keys="a: 0123456789abcdef", open_paths="/livez"))
+    needs = {path for path, item in found["paths"].items() for operation in item.values() if operation.get("security")}
+    assert set(found["paths"]) - needs == {"/", "/livez"}
+    assert codes(found, "/tag", "post", 401) == {"key_missing", "key_unknown"}
+    assert set(found["components"]["securitySchemes"]) == {"bearer", "header"}
+    assert found["x-websockets"]["/separate/stream"]["security"]
+    assert "security" not in json.dumps(document(Gateway, settings=Settings()))
 
 
 def test_websockets_stand_beside_the_paths(description):
