@@ -91,19 +91,16 @@ def write_request(record: Record) -> None:
     )
 
 
-def write_job(kind: str, state: str, seconds: float, *, key: str = "", code: str = "", **facts: Fact) -> None:
-    """The line of a job that is over. Its id is what fetches its result, so it is left out: the request's id, which is this
-    context's, is in the line of the request that submitted it.
+def write_job(record: Record, kind: str, state: str) -> None:
+    """The line of a job whose work is over. Its own id is what fetches its result, so it is left out.
 
     Args:
+        record: under the id of the request that submitted it, begun with the work.
         kind: of work, such as ``separate``.
         state: how it ended.
-        seconds: from being accepted.
-        key: name of its owner's API key.
-        code: of its error.
-        facts: names of models and sizes.
     """
-    write("job", id=request_id.get(), kind=kind, state=state, ms=round(seconds * 1e3, 2), key=key, code=code, **facts)
+    milliseconds = round(record.seconds * 1e3, 2)
+    write("job", id=record.id, kind=kind, state=state, code=record.code, ms=milliseconds, key=record.key, **record.facts)
 
 
 def _timestamp(seconds: float) -> str:

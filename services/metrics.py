@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,6 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "WEBSOCKET"})
-_before_scrape: list[Callable[[], None]] = []
 
 
 @cache
@@ -109,20 +108,13 @@ def streams(change: int) -> None:
 
 
 def jobs(counts: Mapping[str, int]) -> None:
-    """How many jobs there are in each state, in all processes: whoever said it last is right. See `before_scrape`."""
+    """How many jobs there are in each state, in all processes: whoever said it last is right."""
     for state, count in counts.items():
         _meters().jobs.labels(state).set(count)
 
 
-def before_scrape(update: Callable[[], None]) -> None:
-    """Call `update` in the worker that answers ``/metrics``, in a thread, each time before it does."""
-    _before_scrape.append(update)
-
-
 def prepare_scrape() -> None:
-    """Bring up to date what is not kept so all the time, and forget the gauges of workers that are gone."""
-    for update in _before_scrape:
-        update()
+    """Forget the gauges of workers that are gone."""
     forget_dead(Path(os.environ.get(_FOLDER, "")))
 
 

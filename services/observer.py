@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
@@ -50,8 +51,15 @@ class Observer:
             scope.pop(KEY_IN_SCOPE, None)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                # What is loaded now stays: the garbage collector need not look through it after every large answer.
+                gc.collect()
+                gc.freeze()
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, sent)
         finally:
             await asyncio.to_thread(tracing.stop)
 

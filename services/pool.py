@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from models.errors import UnavailableError
+from services import metrics, tracing
 from services.batching import BusyError
 
 Answer = TypeVar("Answer")
@@ -51,7 +52,7 @@ class Pool:
     """Runs work in threads, first come, first served.
 
     Args:
-        name: of the threads, and in messages.
+        name: of the threads, in messages, and of the queue in the metrics.
         at_once: pieces of work that run at a time.
         waiting: how many more may wait; past that a call is turned away (HTTP 429).
         nice: how far the threads stand back behind the others of the process, 0 to 19.
@@ -93,8 +94,9 @@ class Pool:
         job = job or Job()
         loop = asyncio.get_running_loop()
         self._jobs.add(job)
-        future = self._threads.submit(contextvars.copy_context().run, self._timed, work, job)
-        future.add_done_callback(lambda _: self._forget_soon(loop, job))
+        metrics.waiting(self._name, +1)
+        future = self._threads.submit(contextvars.copy_context().run, self._timed, work, job, time.perf_counter())
+        future.add_done_callback(lambda done: self._forget_soon(loop, job, never_began=done.cancelled()))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -111,19 +113,24 @@ class Pool:
             job.cancel()
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    def _timed(self, work: Callable[[Job], Answer], job: Job) -> Answer:
+    def _timed(self, work: Callable[[Job], Answer], job: Job, queued: float) -> Answer:
         job.started = True
-        started = time.monotonic()
+        metrics.waiting(self._name, -1)
+        started = time.perf_counter()
+        tracing.past_span("queue", tracing.here(), queued, started)
         try:
-            return work(job)
+            with tracing.span("predict"):
+                return work(job)
         finally:
-            seconds = time.monotonic() - started
+            seconds = time.perf_counter() - started
             self._seconds = 0.8 * self._seconds + 0.2 * seconds if self._seconds else seconds
 
     def _stopping(self) -> UnavailableError:
         return UnavailableError("the service is stopping", where=self._name, fix="Send the request again in a moment.")
 
-    def _forget_soon(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
+    def _forget_soon(self, loop: asyncio.AbstractEventLoop, job: Job, *, never_began: bool) -> None:
+        if never_began:
+            metrics.waiting(self._name, -1)
         with contextlib.suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(self._jobs.discard, job)
 

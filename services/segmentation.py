@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +22,10 @@ from models.segmenter.grid import Spacing
 from models.segmenter.preview import draw
 from models.segmenter.volume import Limits as VolumeLimits
 from models.segmenter.volume import Volume
+from services import metrics
 from services.file_calls import FileCalls, display_stem
 from services.pool import Job
+from services.record import note
 from services.service import UnknownModelError
 from services.settings import Settings
 from services.uploads import Upload
@@ -179,6 +182,7 @@ def segment_upload(
     with workspace.in_use() as folder, disk_errors():
 
         def target(volume: Volume) -> Path | None:
+            note(model=segmenter.spec.name, voxels=math.prod(volume.grid.shape))
             if form.output != "labels":
                 return None
             suffix = default_suffix(volume) if form.format == "same" else f".{form.format}"
@@ -189,6 +193,7 @@ def segment_upload(
             return made[suffix]
 
         def seen(volume: Volume, found: Any) -> None:
+            metrics.voxels(math.prod(volume.grid.shape))
             if form.output == "preview":
                 made[".png"] = folder / "preview.png"
                 made[".png"].write_bytes(draw(volume, found.labels))

@@ -19,8 +19,10 @@ from models.errors import TooLargeError, UnavailableError, UnprocessableError
 from models.separator.audio import Limits as RecordingLimits
 from models.separator.audio import Recording
 from models.separator.writing import HIGHEST_FLAC_RATE, MOST_FLAC_CHANNELS
+from services import metrics
 from services.file_calls import FileCalls, display_stem
 from services.pool import Job
+from services.record import note
 from services.service import UnknownModelError
 from services.settings import Settings
 from services.streams import StreamingSeparator, Streams
@@ -147,7 +149,8 @@ def separate_upload(
 
     limits = RecordingLimits(seconds=settings.max_audio_seconds)
     with workspace.in_use() as folder, disk_errors():
-        check_room_for_voices(upload.path, limits, len(separator.sources), form.format, settings.max_voices_bytes)
+        seconds = check_room_for_voices(upload.path, limits, len(separator.sources), form.format, settings.max_voices_bytes)
+        note(model=separator.spec.name, audio_seconds=round(seconds, 3))
         target = folder / f"voices.{form.format}"
         written = separator.separate_file(
             upload.path,
@@ -158,6 +161,7 @@ def separate_upload(
             progress=report,
             cancelled=job.cancelled,
         )
+        metrics.audio_seconds(seconds)
         stem = "-".join(filter(None, (display_stem(upload.name), "voices")))
         kind = str(form.format)
         if form.output == "files":
@@ -165,8 +169,8 @@ def separate_upload(
         return Made(target, f"{stem}.{kind}", KINDS[kind], {"X-Voices-Scale": f"{written.scale:.6g}"})
 
 
-def check_room_for_voices(path: Path, limits: RecordingLimits, sources: int, format: str, most: int) -> None:
-    """Refuse a recording whose voices would fill the disk, or do not fit the format.
+def check_room_for_voices(path: Path, limits: RecordingLimits, sources: int, format: str, most: int) -> float:
+    """Refuse a recording whose voices would fill the disk, or do not fit the format; else say how many seconds it lasts.
 
     A recording of hours of silence at a high rate is a small file; its voices are not.
 
@@ -176,7 +180,7 @@ def check_room_for_voices(path: Path, limits: RecordingLimits, sources: int, for
         InputError: the recording cannot be read, or is over its limits.
     """
     with Recording.open(path, "audio", limits) as recording:
-        rate, size = recording.sample_rate, recording.frames * sources * _BYTES_A_SAMPLE
+        rate, size, seconds = recording.sample_rate, recording.frames * sources * _BYTES_A_SAMPLE, recording.seconds
     if size > most:
         fix = "Send it at a lower sample rate, or in parts."
         expected = f"at most {most} bytes of voices"
@@ -185,6 +189,7 @@ def check_room_for_voices(path: Path, limits: RecordingLimits, sources: int, for
         expected = f"at most {HIGHEST_FLAC_RATE} Hz and {MOST_FLAC_CHANNELS} speakers"
         got = f"{rate} Hz, {sources} speakers"
         raise UnprocessableError("FLAC does not hold that", where="format", expected=expected, got=got, fix="Ask for wav.")
+    return seconds
 
 
 def _zipped(files: Sequence[Path], target: Path, stem: str) -> Path:

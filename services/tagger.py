@@ -301,8 +301,8 @@ def to_result(name: str, languages: Sequence[str], text: str, tagged: TaggedText
 
 def _span(span: TaggedSpan) -> dict[str, object]:
     # Four decimals are finer than any calibration, and a third of the bytes.
-    confidence = round(float(span.confidence), 4)
-    return {"text": span.text, "start": int(span.start), "end": int(span.end), "label": span.label, "confidence": confidence}
+    confidence = round(span.confidence, 4)
+    return {"text": span.text, "start": span.start, "end": span.end, "label": span.label, "confidence": confidence}
 
 
 def _visible(answer: Result | Exception) -> Result:

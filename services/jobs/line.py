@@ -15,6 +15,7 @@ import functools
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -174,6 +175,13 @@ class Line:
 
         found = DBOS.list_workflows(status="PENDING", executor_id=worker, load_input=False, load_output=False)
         return [_row(each) for each in found]
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are in each state, of all kinds."""
+        from dbos import DBOS
+
+        states = Counter(_row(each).state for each in DBOS.list_workflows(load_input=False))
+        return {state: states[state] for state in _STATES.values()}
 
     def return_to_line(self, row: Row) -> None:
         """Let a job be taken again whose worker is gone; it goes back to its old place."""

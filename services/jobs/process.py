@@ -21,6 +21,7 @@ from typing import ParamSpec, TypeVar
 from filelock import FileLock
 
 from models.errors import UnavailableError
+from services import metrics
 from services.jobs.folders import About, JobFolder, JobFolders
 from services.jobs.line import DONE, Line, Row
 from services.jobs.runner import MakeWork, Runner
@@ -184,6 +185,7 @@ class Jobs:
         while not self._closing.wait(_UPKEEP_SECONDS):
             with contextlib.suppress(Exception):  # a database that is away; the next round finds what this one did not
                 self._mend()
+                metrics.jobs(self._line.counts())
                 if time.monotonic() - purged > min(max(self.settings.task_seconds / 4, _UPKEEP_SECONDS), 60.0):
                     self.purge()
                     purged = time.monotonic()
@@ -199,6 +201,7 @@ class Jobs:
             self._line.open(list(self.kinds), self._slots.take(), self._runner.run)
             self._restore()
         self.purge()
+        metrics.jobs(self._line.counts())
         self._open.set()
 
     def _end(self) -> None:

@@ -18,10 +18,12 @@ from http import HTTPStatus
 from pathlib import Path
 
 from models.errors import StoppedError
+from services import access_log, tracing
 from services.http import error_fields, request_id, status_of
 from services.jobs.folders import About, JobFolder, JobFolders, Outcome
 from services.jobs.line import GaveBackError
 from services.pool import Job, lower_priority
+from services.record import Record, at_hand
 from services.uploads import Upload
 from services.workspace import Janitor, Made, Workspace, disk_errors
 
@@ -72,13 +74,19 @@ class Runner:
         folder = self._folders.of(kind, job_id)
         if (outcome := folder.outcome()) is not None:  # done before, but the line was not told
             return outcome
-        with self._counted(job_id) as job:
+        record = Record(str(about.get("request", "-")), {}, key=str(about.get("owner", "")))
+        with self._counted(job_id) as job, at_hand(record):
             try:
-                return self._attempt(kind, job_id, about, folder, job)
+                outcome = self._attempt(kind, job_id, about, folder, job)
             except GaveBackError:
                 if not self._stopping:
                     folder.clear()
+                    access_log.write_job(record, kind, "canceled")
                 raise
+        error = outcome.get("error")
+        record.code = str(error["code"]) if error else ""
+        access_log.write_job(record, kind, "failed" if error else "completed")
+        return outcome
 
     def cancel(self, job_id: str) -> None:
         """Stop a job that runs here, at once; elsewhere its worker finds out."""
@@ -143,9 +151,10 @@ class Runner:
         def work() -> Made:
             request_id.set(str(about.get("request", "-")))
             job.started = True
-            return self._kinds[kind](upload, Workspace(place, self.janitor))(job)
+            with tracing.span(f"job {kind}"):
+                return self._kinds[kind](upload, Workspace(place, self.janitor))(job)
 
-        future = self._threads.submit(contextvars.Context().run, work)
+        future = self._threads.submit(contextvars.copy_context().run, work)
         told = 0.0
         while not wait([future], _LOOK_SECONDS).done:
             if self._no_longer_wanted(job_id):

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
     environment = {
         "CONVOY_API_KEYS_FILE": str(folder / "keys"),
         "CONVOY_CORS_ORIGINS": ORIGIN,
-        "CONVOY_HEAD_SECONDS": "2",
+        "CONVOY_HEAD_SECONDS": "1",
         "CONVOY_MAX_CONNECTIONS": "40",
         "CONVOY_OTLP": collector.url,
         "CONVOY_WORKERS": "2",
@@ -170,6 +170,27 @@ def test_requests_are_traced(server, collector):
     assert request.parent_span_id.hex() == parent
     assert attributes.items() >= {"convoy.key": "laboratory", "convoy.texts": 1, "http.response.status_code": 200}.items()
     assert not [secret for secret in SECRETS if secret in str(collector.spans)]
+
+
+def test_a_job_is_logged_counted_and_traced_when_it_is_over(server, collector):
+    headers = {**CALLER, "X-Request-Id": "submit-1"}
+    heard = metric(server, "convoy_separate_audio_seconds_total")
+    files = {"audio": ("private.wav", recording())}
+    submitted = httpx.post(f"{server.url}/separate/submit", files=files, headers=headers, timeout=20).raise_for_status().json()
+    deadline = time.monotonic() + 20
+    while not (found := [line for line in lines(server) if line.get("event") == "job"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    known = {"id": "submit-1", "kind": "separate", "state": "completed", "key": "laboratory", "model": "separator"}
+    assert found[0].items() >= (known | {"audio_seconds": 1.0}).items()
+    assert metric(server, "convoy_separate_audio_seconds_total") == heard + 1
+    while metric(server, "convoy_jobs", state="completed") < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    collector.wait_for(lambda names: "job separate" in names)
+    text = server.log.read_text()
+    assert submitted["task_id"] not in text
+    assert "private" not in text
 
 
 def test_an_address_in_a_file_field_is_not_fetched(server):
