@@ -1,8 +1,8 @@
 /** The state of long work: a bar, a line of words, and a button that stops it. */
 
 import { ICONS, h, icon } from "./dom";
-import { onLanguage, percent, say, t } from "./i18n";
-import type { Phase, Report } from "./tasks";
+import { percent, say, t } from "./i18n";
+import type { Report } from "./tasks";
 
 const KEYS = {
   sending: "phaseSending", waiting: "phaseWaiting", working: "phaseWorking", fetching: "phaseFetching", lost: "phaseLost", cancelling: "phaseCancelling",
@@ -15,7 +15,6 @@ export class Progress {
   private readonly words = h("span");
   private readonly figure = h("span", { class: "figure", "aria-hidden": "true" });
   private readonly cancel: HTMLButtonElement;
-  private state: { phase: Phase; fraction: number | undefined; position: number | undefined } | null = null;
 
   /** @param name of the file, shown before the words. */
   constructor(name: string, stop: () => void) {
@@ -23,17 +22,9 @@ export class Progress {
     const line = h("div", { class: "progress-line" }, h("span", { class: "file-name" }, name), h("span", { role: "status" }, this.words), this.figure);
     this.element = h("div", { class: "progress" }, h("div", { class: "progress-main" }, line, this.track), this.cancel);
     say(this.track, "progress", undefined, "aria-label");
-    onLanguage(() => this.draw());
   }
 
   readonly report: Report = (phase, fraction, position) => {
-    this.state = { phase, fraction, position };
-    this.draw();
-  };
-
-  private draw(): void {
-    if (!this.state || (!this.element.isConnected && this.words.textContent)) return;
-    const { phase, fraction, position } = this.state;
     const [key, args] = position ? (["phaseQueued", { n: position }] as const) : ([KEYS[phase], {}] as const);
     if (this.words.textContent !== t(key, args)) say(this.words, key, args); // a live region speaks when it changes
     const known = fraction !== undefined;
@@ -44,5 +35,5 @@ export class Progress {
     if (known) this.track.setAttribute("aria-valuenow", String(Math.round(100 * fraction)));
     else this.track.removeAttribute("aria-valuenow");
     this.cancel.disabled = phase === "cancelling";
-  }
+  };
 }

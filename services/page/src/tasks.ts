@@ -47,7 +47,9 @@ export function remembered(kind: Kind): Remembered | null {
   }
 }
 
-export function forget(kind: Kind): void {
+/** Forget this task; one that came after it stays. */
+function forget(kind: Kind, task: Remembered): void {
+  if (remembered(kind)?.id !== task.id) return;
   remember(place(kind), null);
   void dropFile(kind);
 }
@@ -79,11 +81,11 @@ export async function result(kind: Kind, task: Remembered, report: Report, signa
     await finished(kind, task, report, signal);
     const path = `${kind}/get?task_id=${encodeURIComponent(task.id)}`;
     const answer = await persistent(() => call(path, { signal, receiving: (fraction) => report("fetching", fraction) }), report, signal);
-    forget(kind);
+    forget(kind, task);
     return answer;
   } catch (error) {
     if (error instanceof Cancelled) await cancel(kind, task, report);
-    if (error instanceof Cancelled || error instanceof ApiError) forget(kind);
+    if (error instanceof Cancelled || error instanceof ApiError) forget(kind, task);
     throw error;
   }
 }

@@ -34,6 +34,7 @@ export class Live {
   private readonly gains: GainNode[] = [];
   private about: Started | null = null;
   private rest = new Uint8Array(0);
+  private stopped = false;
   private settled = false;
   private resolve!: (end: LiveEnd) => void;
   private reject!: (error: unknown) => void;
@@ -72,12 +73,14 @@ export class Live {
 
   /** Stop listening; the server then sends what is left. */
   stop(): void {
+    this.stopped = true;
     this.microphone.close();
     if (this.socket.readyState === WebSocket.OPEN && this.about) this.socket.send(JSON.stringify({ type: "end" }));
     else this.socket.close();
   }
 
   private capture(samples: Float32Array): void {
+    if (this.stopped) return; // pieces that were on their way; nothing may follow the end
     this.events.levels([meterLevel(samples)]);
     if (!this.about || this.socket.readyState !== WebSocket.OPEN) return;
     this.heard.push(samples);

@@ -78,13 +78,11 @@ function reset(): void {
 async function segment(file: File): Promise<void> {
   const model = byId<HTMLSelectElement>("volume-model").value;
   reset();
-  byId("volume-empty").hidden = true;
   const spacing = input("volume-spacing").value.trim();
   const here = await showScan(file);
   const fields = { model, spacing, output: "labels", format: here ? "same" : "nii.gz" };
   const answer = await work.run(file, fields, here ? "labels" : "labels, then picture", () => void segment(file));
   if (answer) await finish(answer, file, { model, spacing, here });
-  if (!answer && byId("volume-view").hidden) byId("volume-empty").hidden = false;
 }
 
 async function finish(answer: Answer, file: File | null, about: { model: string; spacing: string; here: boolean }): Promise<void> {
@@ -188,7 +186,6 @@ async function sample(): Promise<void> {
 }
 
 async function resume(task: Remembered): Promise<void> {
-  byId("volume-empty").hidden = true;
   const file = await keptFile("segment");
   const here = file ? await showScan(file) : true;
   const answer = await work.resume(task);

@@ -56,6 +56,8 @@ export class Viewer {
       fontColor: [0.75, 0.8, 0.9, 1], multiplanarPadPixels: 6, multiplanarLayout: MULTIPLANAR_TYPE.AUTO, multiplanarShowRender: SHOW_RENDER.AUTO,
       multiplanarEqualSize: false, isColorbar: false, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
+    const draw = this.niivue.drawScene.bind(this.niivue);
+    this.niivue.drawScene = () => (canvas.clientWidth > 0 ? draw() : undefined); // its sums fail where there is no room, as in a hidden panel
     this.niivue.onLocationChange = () => {
       const place = this.place();
       if (place) moved(place);
