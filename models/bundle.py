@@ -13,6 +13,7 @@ digest before anything is read from it. Nothing in a bundle is a pickle, so open
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -24,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle_spec import MANIFEST, BundleSpec, FileSpec, check_name
-from models.errors import BundleError
+from models.errors import BundleError, ConvoyError
 
-__all__ = ["MANIFEST", "Bundle", "BundleSpec", "FileSpec", "open_bundle", "open_folder", "write_bundle"]
+__all__ = ["MANIFEST", "Bundle", "BundleSpec", "FileSpec", "fitting", "open_bundle", "open_folder", "write_bundle"]
 
 LARGEST_MANIFEST = 64 * 2**20
 """Bytes of bundle.json that are read at most; a label list and a recipe need a few thousand."""
@@ -97,6 +98,22 @@ def open_folder(folder: Path) -> Bundle:
     bundle = Bundle(folder, spec)
     bundle.verify()
     return bundle
+
+
+@contextlib.contextmanager
+def fitting(bundle: Bundle) -> Iterator[None]:
+    """For the block in which a predictor puts a bundle's parts together, each of them whole.
+
+    Raises:
+        BundleError: in place of whatever shows that they do not fit, such as another network than the rest is made for.
+    """
+    try:
+        yield
+    except (ConvoyError, OSError):
+        raise
+    except Exception as error:
+        problem, fix = "the parts of the bundle do not fit together", "Copy, fetch or export it again."
+        raise BundleError(problem, where=str(bundle.path), got=f"{type(error).__name__}: {error}", fix=fix) from error
 
 
 def write_bundle(path: str | os.PathLike[str], spec: BundleSpec, files: Mapping[str, Path | bytes]) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, open_bundle
+from models.bundle import Bundle, fitting, open_bundle
 from models.errors import (
     BundleError,
     ConfigError,
@@ -128,7 +128,8 @@ class Segmenter:
         if bundle.spec.task != "segmenter":
             where, got = str(path), bundle.spec.task
             raise BundleError("not a segmenter", where=where, expected="a bundle of task 'segmenter'", got=got)
-        return cls(bundle)
+        with fitting(bundle):
+            return cls(bundle)
 
     def segment(
         self, source: str | os.PathLike[str] | NDArray[Any], spacing: Spacing | None = None, flips: str = ""

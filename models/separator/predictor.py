@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, open_bundle
+from models.bundle import Bundle, fitting, open_bundle
 from models.bundle_spec import BundleSpec
 from models.errors import AudioRateError, BundleError, ConfigError, StoppedError, UnprocessableError
 from models.runtime import Runtime
@@ -81,7 +81,8 @@ class Separator:
         if bundle.spec.task != "separator":
             where, got = str(path), bundle.spec.task
             raise BundleError("not a separator", where=where, expected="a bundle of task 'separator'", got=got)
-        return cls(bundle)
+        with fitting(bundle):
+            return cls(bundle)
 
     def separate(self, mixture: NDArray[np.floating], sample_rate: int) -> Samples:
         """Take a recording apart.

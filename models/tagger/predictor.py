@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.bundle import Bundle, open_bundle
+from models.bundle import Bundle, fitting, open_bundle
 from models.bundle_spec import BundleSpec
 from models.errors import BundleError, ConfigError, InputError
 from models.runtime import Runtime
@@ -149,7 +149,8 @@ class Tagger:
         bundle = open_bundle(path)
         if bundle.spec.task != "tagger":
             raise BundleError("not a tagger", where=str(path), expected="a bundle of task 'tagger'", got=bundle.spec.task)
-        return cls(bundle)
+        with fitting(bundle):
+            return cls(bundle)
 
     @property
     def languages(self) -> list[str]:

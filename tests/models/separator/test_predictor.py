@@ -18,7 +18,7 @@ from models.separator import Separator
 from models.separator.audio import Limits
 from models.separator.levels import LEVEL
 from tests.bundles import FILES, make_spec
-from tests.tiny import tiny_separator_bundle, tiny_separator_network
+from tests.tiny import tiny_segmenter_bundle, tiny_separator_bundle, tiny_separator_network
 
 
 @pytest.fixture(scope="session", params=["separator", "live_separator"])
@@ -176,6 +176,16 @@ def test_limits_are_those_of_the_recording(separator, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(10_000), 8000)
     with pytest.raises(BaseException, match="at most 1 s"):
         separator.separate_file(tmp_path / "a.wav", tmp_path / "b.wav", limits=Limits(seconds=1))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_network_that_is_made_for_something_else_is_refused(tmp_path, causal):
+    bundle = open_folder(tiny_separator_bundle(tmp_path, causal))
+    other = tiny_segmenter_bundle(tmp_path) / "network.onnx"
+    files = {name: bundle.path / name for name in bundle.spec.files} | {"network.onnx": other}
+    path = write_bundle(tmp_path / "mixed", bundle.spec, files)
+    with pytest.raises(BundleError, match=r"do not fit together|does not take what it should"):
+        Separator.load(path)
 
 
 def test_a_bundle_of_another_task(tmp_path):
