@@ -14,8 +14,8 @@ This file is all there is: copy it, or ``pip install`` the folder that it lies i
 
 Errors are `ServiceError` (what the service said: `code`, `message`, `request_id`, `status`), `TaskError` (what a task failed
 with) and httpx's own where there was no answer. A busy service (429), and one that starts or stops (503), is asked again after
-the time that it names, `retries` times. Files are sent from disk and answers written to disk piece by piece; an answer is there whole
-or not at all.
+the time that it names, `retries` times. Files are sent from disk and answers written to disk piece by piece; an answer is there
+whole or not at all.
 """
 
 from __future__ import annotations
