@@ -47,7 +47,7 @@ _ABOUT = """Tags for the words of texts, voices of recordings, label maps of vol
 Every error has one shape, `{"error": {"code": …, "message": …, "request_id": …}}`; the message says what is wrong, where, what \
 was expected, what came instead and what to do. Each answer carries `X-Request-Id`: the one that was sent, if it is 1 to 128 \
 letters, digits, dots, dashes and underscores, else a new one; logs name it. Unknown routes answer 404, wrong methods 405 with \
-`Allow`, hosts that are not served 421, all in the same shape. Bodies are not compressed. WebSockets stand under `x-websockets`."""
+`Allow`, hosts not served 421, all in the same shape. Bodies are not compressed. WebSockets stand under `x-websockets`."""
 _SCHEMES: Fragment = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
