@@ -143,3 +143,13 @@ def lower_priority(nice: int) -> None:
     if nice and sys.platform == "linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + nice, _NICEST))
+
+
+def standing_back(nice: int, function: Callable[[], Answer]) -> Answer:
+    """What `function` returns or raises, run in a thread of lower priority.
+
+    The threads that it leaves behind, such as those of a network that it compiles, keep that priority: a network's own threads do
+    most of its work, and would outrun the thread that waits for them.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="loading", initializer=lower_priority, initargs=(nice,)) as thread:
+        return thread.submit(function).result()

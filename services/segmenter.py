@@ -21,6 +21,7 @@ from services.file_calls import task_id
 from services.file_operations import FileOperations
 from services.json_body import json_response
 from services.openapi import BINARY, described
+from services.pool import standing_back
 from services.routes import route
 from services.segmentation import KINDS, Segmentation, Segmenter, SegmentForm
 from services.service import ConvoyService, TaskEndpoints, load_bundles
@@ -56,13 +57,13 @@ class LabelMap(IODescriptor):
         return dict(BINARY)
 
 
-def load_segmenters(folder: Path) -> dict[str, Segmenter]:
-    """Every segmenter bundle below `folder`, by name.
+def load_segmenters(folder: Path, nice: int = 0) -> dict[str, Segmenter]:
+    """Every segmenter bundle below `folder`, by name; their networks stand back so far behind other work.
 
     Raises:
         BundleError: one is damaged, or two have the same name.
     """
-    segmenters = load_bundles(folder, "segmenter", _load)
+    segmenters = standing_back(nice, lambda: load_bundles(folder, "segmenter", _load))
     if not segmenters:
         log.warning("no segmenter bundle in %s: /segment will answer 503", folder)
     return segmenters
@@ -123,7 +124,7 @@ class SegmenterEndpoints(TaskEndpoints):
         self, segmenters: Mapping[str, Segmenter] | None = None, settings: Settings | None = None, **others: Any
     ) -> None:
         super().__init__(settings=settings, **others)
-        loaded = load_segmenters(self.settings.bundles) if segmenters is None else segmenters
+        loaded = load_segmenters(self.settings.bundles, self.settings.nice) if segmenters is None else segmenters
         self.segmentation = Segmentation(loaded, self.settings)
         self.catalogue.extend(map(describe, loaded.values()))
 

@@ -27,6 +27,7 @@ from services.file_calls import task_id
 from services.file_operations import FileOperations
 from services.json_body import json_response
 from services.openapi import BINARY, described, socket
+from services.pool import standing_back
 from services.routes import route, websocket
 from services.separation import KINDS, NotCausalError, SeparateForm, Separation, Separator
 from services.service import ConvoyService, TaskEndpoints, UnknownModelError, load_bundles
@@ -61,13 +62,13 @@ class Voices(IODescriptor):
         return dict(BINARY)
 
 
-def load_separators(folder: Path) -> dict[str, Separator]:
-    """Every separator bundle below `folder`, by name.
+def load_separators(folder: Path, nice: int = 0) -> dict[str, Separator]:
+    """Every separator bundle below `folder`, by name; their networks stand back so far behind other work.
 
     Raises:
         BundleError: one is damaged, or two have the same name.
     """
-    separators = load_bundles(folder, "separator", _load)
+    separators = standing_back(nice, lambda: load_bundles(folder, "separator", _load))
     if not separators:
         log.warning("no separator bundle in %s: /separate will answer 503", folder)
     return separators
@@ -116,7 +117,7 @@ class SeparatorEndpoints(TaskEndpoints):
         self, separators: Mapping[str, Separator] | None = None, settings: Settings | None = None, **others: Any
     ) -> None:
         super().__init__(settings=settings, **others)
-        loaded = load_separators(self.settings.bundles) if separators is None else separators
+        loaded = load_separators(self.settings.bundles, self.settings.nice) if separators is None else separators
         self.separation = Separation(loaded, self.settings)
         self.catalogue.extend(map(describe, loaded.values()))
 

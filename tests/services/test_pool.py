@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from functools import partial
@@ -11,7 +13,7 @@ import pytest
 
 from models.errors import UnavailableError
 from services.batching import BusyError
-from services.pool import Job, Pool
+from services.pool import Job, Pool, standing_back
 
 
 def until_cancelled(started: list[str], name: str, job: Job) -> None:
@@ -120,3 +122,31 @@ def test_closing_tells_everybody():
             await pool.run(lambda job: None)
 
     run(main)
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+def test_long_work_and_the_threads_it_leaves_behind_stand_back():
+    async def main():
+        pool, equal = Pool("test", 1, 0, nice=3), Pool("test", 1, 0)
+        assert await pool.run(lambda job: niceness()) == min(niceness() + 3, 19)
+        assert await equal.run(lambda job: niceness()) == niceness()
+        await pool.close()
+        await equal.close()
+
+    run(main)
+    assert standing_back(40, niceness) == 19
+    inherited: list[int] = []
+
+    def leave_a_thread() -> threading.Thread:
+        thread = threading.Thread(target=lambda: inherited.append(niceness()))
+        thread.start()
+        return thread
+
+    standing_back(2, leave_a_thread).join()
+    assert inherited == [min(niceness() + 2, 19)]
+    with pytest.raises(ZeroDivisionError):
+        standing_back(1, lambda: 1 // 0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 
 import pytest
 
 from models.errors import BundleError, ConfigError
-from services.settings import Settings, bundle_folders
+from services.settings import Settings, bundle_folders, default_jobs
 
 
 def test_settings_come_from_the_environment_and_bad_ones_are_named():
@@ -19,6 +21,25 @@ def test_settings_come_from_the_environment_and_bad_ones_are_named():
             Settings.from_environment({"CONVOY_MAX_TEXTS": value})
     with pytest.raises(ConfigError, match="CONVOY_TIMEOUT_SECONDS"):
         Settings.from_environment({"CONVOY_TIMEOUT_SECONDS": "nan"})
+
+
+def test_work_may_stand_back_not_at_all_or_as_far_as_the_system_knows():
+    assert [Settings.from_environment({"CONVOY_NICE": nice}).nice for nice in ("0", "19")] == [0, 19]
+    for nice in ("-1", "20"):
+        with pytest.raises(ConfigError, match="CONVOY_NICE: a limit is out of range: expected 0 to 19"):
+            Settings.from_environment({"CONVOY_NICE": nice})
+
+
+def test_accepted_tasks_lie_where_they_survive_and_each_folder_of_bundles_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    one, two = default_jobs(tmp_path / "one" / "bundles"), default_jobs(tmp_path / "two" / "bundles")
+    assert one.parent == two.parent == tmp_path / "state" / "convoy"
+    assert one != two
+    assert Settings.from_environment({"CONVOY_BUNDLES": str(tmp_path / "one" / "bundles")}).jobs == one
+    assert Settings.from_environment({"CONVOY_BUNDLES": "x", "CONVOY_JOBS": str(tmp_path)}).jobs == tmp_path
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nobody/writes/here")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert default_jobs(tmp_path).is_relative_to(tempfile.gettempdir())
 
 
 def test_every_setting_is_described():
