@@ -31,6 +31,7 @@ from services.settings import Settings
 from services.uploads import Upload
 from services.workspace import Made, Workspace, disk_errors
 
+_HELD = 2**30  # bytes of scores at once
 _BARE_KINDS = ("application/octet-stream", "application/gzip", "application/zip", "application/dicom", "image/")
 KINDS = {
     ".nii.gz": "application/gzip",
@@ -203,7 +204,7 @@ def segment_upload(
             target,
             spacing=spacing,
             flips=form.flips,
-            limits=VolumeLimits(settings.max_voxels, settings.max_voxels * 8),
+            limits=VolumeLimits(settings.max_voxels, settings.max_voxels * 8, held=_HELD),
             name="volume",
             scratch=folder,
             progress=report,

@@ -32,7 +32,7 @@ from models.segmenter.restoring import Restorer
 from models.segmenter.sampling import see
 from models.segmenter.tiling import Floats
 from models.segmenter.volume import Limits, Volume
-from models.segmenter.whole import Layout, score_volume
+from models.segmenter.whole import Layout, check_work, score_volume
 
 TOLERANCE = 0.5  # of scores before softmax; where the network is sure, those of two classes are ten and more apart
 SURE = 1e4  # score of the background where a window is skipped: its voxels are background, whatever a neighbour says
@@ -199,7 +199,7 @@ class Segmenter:
             if path is not None and source.resolve() == path.resolve():
                 raise ConfigError("the output would overwrite its input", where=str(path), fix="Choose another name.")
             labels = np.memmap(Path(folder) / "labels", self.label_type, "w+", shape=volume.grid.shape)
-            done = self.segment_volume(volume, labels, flips=flips, progress=progress, cancelled=cancelled)
+            done = self.segment_volume(volume, labels, flips=flips, limits=limits, progress=progress, cancelled=cancelled)
             if seen is not None:
                 seen(volume, done)
             if path is not None:
@@ -217,6 +217,7 @@ class Segmenter:
         labels: NDArray[np.integer],
         *,
         flips: str = "",
+        limits: Limits | None = None,
         progress: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Segmented:
@@ -224,6 +225,7 @@ class Segmenter:
         mirrors = list(_mirrors(flips))
         sight = see(volume, self.plan)
         layout = Layout(sight.shape, self.plan.window, self._margin, self.plan.overlap)
+        check_work(layout, len(self.classes), limits or Limits(), volume.name)
         restorer = Restorer(sight.shape, sight.turn.there(labels))
         counted = _Watched(self._network(mirrors), layout.windows, volume.name, progress, cancelled)
         counts = np.zeros(len(self.classes), np.int64)

@@ -51,12 +51,21 @@ class Axis:
         if not 0 <= self.overlap < 1:
             raise ConfigError("not an overlap", where="overlap", expected="a share from 0, below 1", got=self.overlap)
 
+    @property
+    def step(self) -> int:
+        """Voxels from one window to the next."""
+        return max(1, int(self.window * (1 - self.overlap)))
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        return -(-(self.size - self.window) // self.step) + 1
+
     @cached_property
     def starts(self) -> list[int]:
         """First voxel of each window."""
-        step = max(1, int(self.window * (1 - self.overlap)))
         last = self.size - self.window
-        return [*range(0, last, step), last]
+        return [*range(0, last, self.step), last]
 
     @property
     def bell(self) -> NDArray[np.float64]:

@@ -22,10 +22,12 @@ class Limits:
     Attributes:
         voxels: at most.
         bytes: of its voxels, unpacked, at most.
+        held: bytes of scores that working on it may hold at once; see ``models.segmenter.whole.check_work``.
     """
 
     voxels: int = 2**31
     bytes: int = 2**33
+    held: int = 2**32
 
 
 @dataclass

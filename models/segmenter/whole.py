@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import VolumeTooLargeError
 from models.segmenter.plan import Size
 from models.segmenter.tiling import Axis, Floats, Place, Strip, score_strips
+from models.segmenter.volume import Limits
+
+MOST_WINDOWS = 2**20  # of a volume; one of 2048³ voxels has 24 thousand of 96³
 
 
 class Reads(Protocol):
@@ -50,12 +55,37 @@ class Layout:
     @property
     def windows(self) -> int:
         """How many there are."""
-        return int(np.prod([len(axis.starts) for axis in self.axes]))
+        return math.prod(axis.count for axis in self.axes)
 
     def place(self, scored: Place) -> Size:
         """Where in the volume the window begins whose scores begin there."""
         z, y, x = (at - lost - outside for at, lost, outside in zip(scored, self.margin, self.before, strict=True))
         return z, y, x
+
+
+def check_work(layout: Layout, classes: int, limits: Limits, name: str) -> None:
+    """Refuse a volume of few voxels that would be much work all the same: one whose header says that they are a kilometre
+    apart, and which therefore is resampled to billions, or one that is long and thin, where windows are wider than it.
+
+    Args:
+        layout: of its windows.
+        classes: of the scores.
+        limits: what may be held of the scores.
+        name: what messages call the volume.
+
+    Raises:
+        VolumeTooLargeError: it is.
+    """
+    z, y, x = layout.axes
+    held = 4 * classes * x.size * z.window * (2 * y.window + math.ceil(z.overlap * y.size))  # see ``score_strips``
+    if layout.windows > MOST_WINDOWS or held > limits.held:
+        raise VolumeTooLargeError(
+            "too large for the network's windows",
+            where=name,
+            expected=f"at most {MOST_WINDOWS} windows and {limits.held} bytes of scores at once",
+            got=f"{layout.windows} windows, {held} bytes: {' × '.join(map(str, layout.shape))} voxels as the network sees them",
+            fix="Check the spacing in its header; else cut it into parts.",
+        )
 
 
 def score_volume(

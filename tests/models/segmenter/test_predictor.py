@@ -9,8 +9,17 @@ import nibabel
 import numpy as np
 import pytest
 
-from models.errors import BundleError, ConfigError, StoppedError, UnprocessableError, VolumeGeometryError, VolumeValuesError
+from models.errors import (
+    BundleError,
+    ConfigError,
+    StoppedError,
+    UnprocessableError,
+    VolumeGeometryError,
+    VolumeTooLargeError,
+    VolumeValuesError,
+)
 from models.segmenter import Segmenter
+from models.segmenter.volume import Limits
 from tests.scans import ball, save
 from tests.tiny import tiny_segmenter_bundle, tiny_separator_bundle
 
@@ -127,6 +136,22 @@ def test_what_cannot_be_segmented_is_said(segmenter, tmp_path):
         segmenter.segment_file(tmp_path / "other.nii", tmp_path / "other.nii")
     with pytest.raises(BundleError, match="not a segmenter"):
         Segmenter.load(tiny_separator_bundle(tmp_path))
+
+
+@pytest.mark.parametrize("millimetres", [1e5, 1e9])
+def test_a_small_file_that_would_be_endless_work_is_refused(segmenter, tmp_path, millimetres):
+    """Found by fuzzing: a header's spacing made a grid of billions of voxels, and the process was killed for its memory."""
+    scan = save(tmp_path / "scan.nii", ball()[0], np.diag([millimetres, 1, 1, 1]))
+    with pytest.raises(VolumeTooLargeError, match=r"scan\.nii.*windows.*spacing"):
+        segmenter.segment(scan)
+
+
+def test_what_is_held_of_the_scores_is_bounded(segmenter, tmp_path):
+    """A long, thin volume has few voxels; its windows are wider than it."""
+    scan = save(tmp_path / "thin.nii", np.zeros((1, 1, 4096), np.float32))
+    segmenter.segment_file(scan, tmp_path / "labels.nii")
+    with pytest.raises(VolumeTooLargeError, match="bytes of scores"):
+        segmenter.segment_file(scan, tmp_path / "labels.nii", limits=Limits(held=10**6))
 
 
 def test_a_plan_that_does_not_fit_its_network_is_refused(tmp_path):

@@ -22,6 +22,7 @@ def test_windows_cover_an_axis_and_lie_inside(size, window, overlap):
         covered[start : start + axis.window] += 1
     assert covered.min() >= 1
     assert sum(axis.finals) == size
+    assert len(axis.starts) == axis.count
     assert [len(axis.touching(at, at + 1)) for at in range(size)] == covered.tolist()
 
 
