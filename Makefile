@@ -16,6 +16,7 @@ SHELL := /bin/bash
 PORT ?= 3000
 HOST ?= 127.0.0.1
 ARGS ?=
+JOBS ?= 2
 UV ?= uv
 
 # What both environments are made with.
@@ -45,8 +46,9 @@ serve: .venv/.convoy
 
 dev: .venv-dev/.convoy
 
+# A file's tests stay in one process: they share servers.
 test: dev
-	.venv-dev/bin/python -m pytest $(ARGS)
+	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: dev
 	.venv-dev/bin/ruff check .

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-_START_SECONDS = 60
+_START_SECONDS = 120
 
 
 @dataclass
