@@ -59,7 +59,8 @@ def main() -> None:
     faults: list[str] = []
     if given.requests or given.only is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            environment = {"CONVOY_TEMPORARY": scratch, "CONVOY_BUNDLES": "", "PYTHONPATH": "", **LIMITS}
+            places = {"CONVOY_TEMPORARY": scratch, "CONVOY_JOBS": f"{scratch}/jobs"}
+            environment = {**places, "CONVOY_BUNDLES": "", "PYTHONPATH": "", **LIMITS}
             with serving.serving("services.gateway:Gateway", given.out, environment, cwd=ROOT) as server:
                 faults += Fuzz(server, given).run()
             faults += [f"left behind: {path}" for path in Path(scratch).glob("*/*/*")]

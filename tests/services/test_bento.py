@@ -23,10 +23,10 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bento(home, tmp_path_factory, tiny_bundle, tiny_separator) -> tuple[str, Path]:
-    """Tag and folder of a bento built from a copy of the checkout whose published bundles are tiny ones."""
+def context(tmp_path_factory, tiny_bundle, tiny_separator) -> Path:
+    """A copy of the checkout whose published bundles are tiny ones."""
     context = tmp_path_factory.mktemp("checkout")
-    for name in ("models", "services", "training", "tests", "benchmarks"):
+    for name in ("models", "services", "training", "tests", "benchmarks", "clients", "deploy"):
         shutil.copytree(serving.CHECKOUT / name, context / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
     (context / "requirements").mkdir()
     for name in ("bentofile.yaml", "requirements/base.lock", "requirements/dev.lock", "pyproject.toml"):
@@ -36,7 +36,12 @@ def bento(home, tmp_path_factory, tiny_bundle, tiny_separator) -> tuple[str, Pat
     for language in ("en", "zh"):
         tiny_bundle(context / "pretrained", language, f"tagger-{language}")
     tiny_separator(context / "pretrained", name="separator-2speakers")
-    command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
+    return context
+
+
+def build(context: Path, home: Path, *options: str) -> tuple[str, Path]:
+    """Tag and folder of a bento that is built from a checkout."""
+    command = [sys.executable, "-m", "bentoml", "build", "--output", "tag", *options]
     environment = {**os.environ, "BENTOML_HOME": str(home), "PYTHONPATH": ""}
     built = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, timeout=120)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -44,12 +49,18 @@ def bento(home, tmp_path_factory, tiny_bundle, tiny_separator) -> tuple[str, Pat
     return tag, home / "bentos" / tag.replace(":", "/")
 
 
+@pytest.fixture(scope="module")
+def bento(home, context) -> tuple[str, Path]:
+    return build(context, home)
+
+
 def test_it_holds_what_serving_needs_and_nothing_else(bento):
     _, folder = bento
     files = {path.relative_to(folder / "src").as_posix() for path in (folder / "src").rglob("*") if path.is_file()}
     assert {"models/bundle.py", "services/gateway.py", "pretrained/tagger-en/bundle.json"} <= files
     assert {"services/page/dist/index.html", "services/page/samples/two-speakers.flac"} <= files
-    assert not [name for name in files if name.startswith(("tests/", "training/", "benchmarks/")) or "__pycache__" in name]
+    other = ("tests/", "training/", "benchmarks/", "clients/", "deploy/", "services/page/src/")
+    assert not [name for name in files if name.startswith(other) or "__pycache__" in name]
     assert not [name for name in files if name.startswith("services/page/") and name.split("/")[2] not in {"dist", "samples"}]
     assert {"pretrained/tagger-zh/network.onnx", "pretrained/separator-2speakers/network.onnx"} <= files
 
@@ -61,6 +72,19 @@ def test_its_requirements_are_the_lock_with_hashes_and_without_torch(bento):
     assert {"bentoml", "openvino", "numpy"} <= names
     assert not names & {"torch", "torchaudio", "lightning", "gensim"}
     assert requirements.count("--hash=sha256:") >= len(names)
+
+
+def test_its_image_is_built_as_ours(bento):
+    _, folder = bento
+    written = (folder / "env" / "docker" / "Dockerfile").read_text("utf-8")
+    assert written.strip() == (serving.CHECKOUT / "deploy" / "bento.dockerfile").read_text("utf-8").strip()
+
+
+def test_a_task_alone_takes_its_own_bundles(home, context):
+    tag, folder = build(context, home, "-f", "deploy/bentofiles/tagger.yaml")
+    assert tag.startswith("tagger:")
+    assert {path.name for path in (folder / "src" / "pretrained").iterdir()} == {"tagger-en", "tagger-zh"}
+    assert (folder / "src" / "services" / "tagger.py").is_file()
 
 
 def test_it_serves_from_its_own_store(bento, home, tmp_path):
