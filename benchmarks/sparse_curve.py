@@ -64,7 +64,7 @@ def hippocampus(arguments: argparse.Namespace, count: int | None) -> dict[str, f
         group="scan",
         split=Split(5, 0),
         plan=str(CONFIGS / "segmenter-hippocampus.plan.json"),
-        annotation=Annotation(keep=count, axes="z"),
+        annotation=Annotation(keep=count, axes="z", stagger=True),
         drawing=Drawing(patch=(32, 48, 32)),
         augmentation=Augmentation(affine=0.5, deformation=0.1, flips="x"),
         batch_size=2,

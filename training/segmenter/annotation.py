@@ -5,6 +5,7 @@ Sparse annotation is that of Çiçek et al. 2016, section II: a few slices along
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,12 +34,16 @@ class Annotation:
         keep: so many slices of each of ``axes`` count, evenly spaced among those that hold a class: to see what few slices would
             do.
         axes: see ``keep``.
+        stagger: the slices that ``keep`` leaves begin elsewhere in each volume, by its name, and may hold background alone. Of
+            many volumes with a slice each all parts are then seen, as where somebody paints a slice here and there; else the
+            middle of all of them, and never an end.
     """
 
     ignore: int | None = None
     slices: str | None = None
     keep: int | None = None
     axes: str = "z"
+    stagger: bool = False
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
@@ -61,7 +66,8 @@ class Annotation:
         if self.slices:
             labels[~painted(labels.shape, read_slices(Path(self.slices), name), name)] = UNANNOTATED
         if self.keep is not None:
-            labels[~painted(labels.shape, evenly(labels, self.keep, self.axes), name)] = UNANNOTATED
+            kept = staggered(labels.shape, self.keep, self.axes, name) if self.stagger else evenly(labels, self.keep, self.axes)
+            labels[~painted(labels.shape, kept, name)] = UNANNOTATED
         return labels
 
 
@@ -119,4 +125,14 @@ def evenly(labels: Labels, count: int, axes: str) -> dict[str, list[int]]:
         first, last = (int(held[0]), int(held[-1]) + 1) if len(held) else (0, labels.shape[number])
         places = first + (np.arange(count) + 0.5) * (last - first) / count
         slices[axis] = sorted({int(place) for place in places})
+    return slices
+
+
+def staggered(shape: tuple[int, ...], count: int, axes: str, name: str) -> dict[str, list[int]]:
+    """Numbers of ``count`` slices along each axis, as far apart as ``count`` allows, from a start that ``name`` draws."""
+    slices = {}
+    for axis in axes:
+        size = shape[AXES.index(axis)]
+        start = int.from_bytes(hashlib.sha256(f"{name} {axis}".encode()).digest()[:4]) / 2**32
+        slices[axis] = sorted({int((place + start) * size / count) for place in range(count)})
     return slices

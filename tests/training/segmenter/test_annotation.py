@@ -76,6 +76,18 @@ def test_kept_slices_are_as_many_as_asked_for_and_hold_something(count, axes):
             assert len(whole) <= count
 
 
+@given(st.integers(1, 30))
+def test_staggered_slices_are_as_many_and_lie_elsewhere_in_each_volume(count):
+    labels = np.ones((24, 5, 5), np.int16)
+    seen = np.zeros(24, int)
+    for case in range(200):
+        found = Annotation(keep=count, axes="z", stagger=True).apply(labels, f"case {case}", 2)
+        whole = np.flatnonzero((found != UNANNOTATED).all(axis=(1, 2)))
+        assert len(whole) == min(count, 24)
+        seen[whole] += 1
+    assert seen.min() > 0
+
+
 def test_settings_that_mean_nothing():
     with pytest.raises(ConfigError, match="no slices"):
         Annotation(keep=0)
