@@ -63,7 +63,7 @@ def main() -> None:
             environment = {**places, "CONVOY_BUNDLES": "", "PYTHONPATH": "", **LIMITS}
             with serving.serving("services.gateway:Gateway", given.out, environment, cwd=ROOT) as server:
                 faults += Fuzz(server, given).run()
-            faults += [f"left behind: {path}" for path in Path(scratch).glob("*/*/*")]
+            faults += [f"left behind: {path}" for path in Path(scratch).glob("convoy-*")]
     if given.bundles and given.only is None:
         faults += fuzz_bundles.run(given.bundles, given.seed, given.out)
     print("\n".join(["", *(f"FAULT {fault}" for fault in faults), f"{len(faults)} faults"]))
