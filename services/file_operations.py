@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from models.errors import InputError, StoppedError, TooLargeError, UnavailableError, UnprocessableError
+from services.jobs.runner import AbandonedTaskError, LostTaskError
 from services.openapi import ANY_CALL, BODY, Failure, Fragment, answer, failures, form_body
 from services.service import UnknownModelError
 from services.tasks import CanceledTaskError, UnfinishedTaskError, UnknownTaskError
@@ -85,7 +86,8 @@ class FileOperations:
     @property
     def fetch(self) -> Fragment:
         """Of the route that gives what a task made; a failed task's error is the answer."""
-        kinds = (*ANY_CALL, InputError, UnknownTaskError, UnfinishedTaskError, CanceledTaskError, *self._work)
+        ended: tuple[Failure, ...] = (CanceledTaskError, LostTaskError, AbandonedTaskError)
+        kinds = (*ANY_CALL, InputError, UnknownTaskError, UnfinishedTaskError, *ended, *self._work)
         return {"parameters": [_TASK_ID], "responses": {"200": self._done, **failures(kinds)}}
 
     def _links(self) -> Fragment:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 
-from models.errors import StoppedError
+from models.errors import ConvoyError, StoppedError
 from services import access_log, tracing
 from services.http import error_fields, request_id, status_of
 from services.jobs.folders import About, JobFolder, JobFolders, Outcome
@@ -33,7 +33,18 @@ MakeWork = Callable[[Upload, Workspace], Callable[[Job], Made]]
 """The work that an upload asks for; raises what is wrong with the request."""
 
 _LOOK_SECONDS = 0.5
-_LOST = "the task's files are gone from the folder of jobs. Submit it again."
+
+
+class LostTaskError(ConvoyError):
+    """An accepted task's files are gone from the folder of jobs."""
+
+    code = "task_lost"
+
+
+class AbandonedTaskError(ConvoyError):
+    """The process that worked on a task died, too often."""
+
+    code = "task_abandoned"
 
 
 class Runner:
@@ -126,9 +137,10 @@ class Runner:
     def _attempt(self, kind: str, job_id: str, about: About, folder: JobFolder, job: Job) -> Outcome:
         died = folder.attempts()
         if died >= self._attempts:
-            return self._concluded(folder, _error(HTTPStatus.INTERNAL_SERVER_ERROR, "task_abandoned", _abandoned(died)))
+            return self._concluded(folder, _own(_abandoned(died)))
         if not folder.upload.exists():
-            return self._concluded(folder, _error(HTTPStatus.INTERNAL_SERVER_ERROR, "task_lost", _LOST))
+            lost = LostTaskError("the task's files are gone from the folder of jobs", fix="Submit it again.")
+            return self._concluded(folder, _own(lost))
         with self._turns.taken(alone=died > 0, job=job):
             try:
                 with disk_errors(), folder.attempt() as place:
@@ -216,9 +228,14 @@ def _error(status: int, code: str, message: str) -> Outcome:
     return {"completed_at": _now(), "error": {"status": int(status), "code": code, "message": message}}
 
 
-def _abandoned(times: int) -> str:
-    told = f"the task was given up: {times} times the process that worked on it ended without a word"
-    return f"{told}. Its file may be the cause, or memory that ran out; the service's log says when."
+def _own(error: ConvoyError) -> Outcome:
+    return _error(error.status, error.code, error.message)
+
+
+def _abandoned(times: int) -> AbandonedTaskError:
+    problem = f"the task was given up: {times} times the process that worked on it ended without a word"
+    fix = "Its file may be the cause, or memory that ran out; the service's log says when."
+    return AbandonedTaskError(problem, fix=fix)
 
 
 def _now() -> str:

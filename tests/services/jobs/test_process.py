@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -172,6 +174,12 @@ def test_jobs_of_the_dead_and_own_ones_that_nobody_works_on_go_back_into_the_lin
     living.leave()
     jobs._mend()
     assert returned == ["dead", "idle", "living"]
+
+
+def test_importing_the_services_does_not_wait_for_the_database():
+    heavy = "{'dbos', 'sqlalchemy', 'psycopg'} & set(sys.modules)"
+    code = f"import sys, services.gateway; found = {heavy}; sys.exit(str(found) if found else 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_has_seen_a_process_die_works_alone():
