@@ -87,7 +87,7 @@ class Server:
 
     def ready(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
-            return self.client.get(f"{self.url}/readyz").is_success
+            return self.client.get(f"{self.url}/readyz", timeout=2).is_success  # a worker that starts leaves us hanging
         return False
 
     def processes(self) -> list[psutil.Process]:
