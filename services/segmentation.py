@@ -155,6 +155,8 @@ class Segmentation(FileCalls):
 
     def work(self, upload: Upload, workspace: Workspace) -> Callable[[Job], Made]:
         form = upload.form(SegmentForm)
+        if "model" in upload.queried:  # what is wrong there is told, also where the form names another
+            self.choose(upload.queried["model"])
         segmenter = self.choose(form.model)
         spacing = parse_spacing(form.spacing)  # refused now, not in a thread
         return functools.partial(segment_upload, segmenter, upload, form, spacing, workspace, self._settings)

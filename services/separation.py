@@ -100,6 +100,8 @@ class Separation(FileCalls):
 
     def work(self, upload: Upload, workspace: Workspace) -> Callable[[Job], Made]:
         form = upload.form(SeparateForm)
+        if "model" in upload.queried:  # what is wrong there is told, also where the form names another
+            self.choose(upload.queried["model"], live=False)
         separator = self.choose(form.model, live=False)
         return functools.partial(separate_upload, separator, upload, form, workspace, self._settings)
 

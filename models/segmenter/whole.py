@@ -17,6 +17,7 @@ from models.segmenter.tiling import Axis, Floats, Place, Strip, score_strips
 from models.segmenter.volume import Limits
 
 MOST_WINDOWS = 2**20  # of a volume; one of 2048³ voxels has 24 thousand of 96³
+MOST_OFTEN = 16  # times that the network sees each voxel of the largest volume; 8 where windows overlap by half
 
 
 class Reads(Protocol):
@@ -70,7 +71,7 @@ def check_work(layout: Layout, classes: int, limits: Limits, name: str) -> None:
     Args:
         layout: of its windows.
         classes: of the scores.
-        limits: what may be held of the scores.
+        limits: what may be held of the scores; how many voxels are accepted bounds the work, too.
         name: what messages call the volume.
 
     Raises:
@@ -78,11 +79,12 @@ def check_work(layout: Layout, classes: int, limits: Limits, name: str) -> None:
     """
     z, y, x = layout.axes
     held = 4 * classes * x.size * z.window * (2 * y.window + math.ceil(z.overlap * y.size))  # see ``score_strips``
-    if layout.windows > MOST_WINDOWS or held > limits.held:
+    most = min(MOST_WINDOWS, max(1, MOST_OFTEN * limits.voxels // math.prod(layout.window)))
+    if layout.windows > most or held > limits.held:
         raise VolumeTooLargeError(
             "too large for the network's windows",
             where=name,
-            expected=f"at most {MOST_WINDOWS} windows and {limits.held} bytes of scores at once",
+            expected=f"at most {most} windows and {limits.held} bytes of scores at once",
             got=f"{layout.windows} windows, {held} bytes: {' × '.join(map(str, layout.shape))} voxels as the network sees them",
             fix="Check the spacing in its header; else cut it into parts.",
         )

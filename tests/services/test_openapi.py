@@ -156,3 +156,11 @@ def test_its_examples_are_real(published, language):
     for result in (*found["results"], *expected["results"]):
         assert all(token.pop("confidence") > 0.9 for token in result["tokens"])  # of which the digits depend on the processor
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "model"), [("/separate", "audio", "separator-2speakers"), ("/segment", "volume", "segmenter-hippocampus")]
+)
+def test_a_wrong_model_in_the_query_is_told_also_where_the_form_names_a_right_one(published, path, file, model):
+    answer = httpx.post(f"{published.url}{path}?model=none", files={file: ("a", b"RIFF")}, data={"model": model})
+    serving.assert_error(answer, 422, "model: unknown model")

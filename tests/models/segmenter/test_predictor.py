@@ -146,6 +146,15 @@ def test_a_small_file_that_would_be_endless_work_is_refused(segmenter, tmp_path,
         segmenter.segment(scan)
 
 
+def test_no_volume_is_more_work_than_the_largest(segmenter, tmp_path):
+    """Found by fuzzing: a header's spacing made hours of work of 1,680 voxels."""
+    scan = save(tmp_path / "scan.nii", ball()[0], np.diag([5e3, 1, 1, 1]))
+    limits = Limits(voxels=10_000)
+    with pytest.raises(VolumeTooLargeError, match=r"windows.*spacing"):
+        segmenter.segment_file(scan, tmp_path / "labels.nii", limits=limits)
+    segmenter.segment_file(save(tmp_path / "scan.nii", ball()[0]), tmp_path / "labels.nii", limits=limits)
+
+
 def test_what_is_held_of_the_scores_is_bounded(segmenter, tmp_path):
     """A long, thin volume has few voxels; its windows are wider than it."""
     scan = save(tmp_path / "thin.nii", np.zeros((1, 1, 4096), np.float32))
