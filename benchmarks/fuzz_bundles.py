@@ -115,7 +115,7 @@ def mutated_manifest(manifest: dict[str, object], chance: random.Random) -> byte
     places = list(_places(manifest))
     for _ in range(chance.choice([1, 1, 2])):
         holder, key = chance.choice(places)
-        holder[key] = chance.choice(WRONG)  # type: ignore[index]
+        holder[key] = chance.choice(WRONG)
     return json.dumps(manifest).encode()
 
 
@@ -126,7 +126,7 @@ def _places(value: object) -> list[tuple[object, object]]:
         keys = list(range(len(value)))
     else:
         return []
-    return [(value, key) for key in keys] + [place for key in keys for place in _places(value[key])]  # type: ignore[index]
+    return [(value, key) for key in keys] + [place for key in keys for place in _places(value[key])]
 
 
 def _replace(file: Path, content: bytes) -> None:
@@ -148,7 +148,7 @@ class Child:
             command = [sys.executable, __file__]
             environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{self._scratch}", "OMP_NUM_THREADS": "1"}
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            self._process = subprocess.Popen(command, cwd=self._scratch, env=environment, **pipes)  # type: ignore[call-overload]
+            self._process = subprocess.Popen(command, cwd=self._scratch, env=environment, **pipes)
         process = self._process
         process.stdin.write(f"{folder}\n")
         process.stdin.flush()

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle_spec import MANIFEST, BundleSpec, FileSpec, check_name
+from models.disk import sync
 from models.errors import BundleError, ConvoyError
 
 __all__ = ["MANIFEST", "Bundle", "BundleSpec", "FileSpec", "fitting", "open_bundle", "open_folder", "write_bundle"]
@@ -165,7 +166,7 @@ def move_into_place(partial: Path, target: Path) -> None:
         if replacing:
             former.rename(target)
         raise
-    _sync_folder(target.parent)
+    sync(target.parent)
     shutil.rmtree(former, ignore_errors=True)
 
 
@@ -253,16 +254,7 @@ def _chunks(source: Path | bytes) -> Iterator[bytes]:
 
 def _sync_folders(folder: Path) -> None:
     for inner in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        _sync_folder(inner)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(inner)
 
 
 def _bentoml_folder(tag: str) -> Path:

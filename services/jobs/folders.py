@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.disk import sync
+
 About = dict[str, Any]
 """Of a job, in JSON: kind, name and fields of its upload, owner, request, created_at."""
 Outcome = dict[str, Any]
@@ -164,15 +166,6 @@ def write_through(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     new.replace(path)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Write a file, or the names in a folder, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
