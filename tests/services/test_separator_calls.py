@@ -175,7 +175,7 @@ def test_streams_are_limited_and_a_vanished_client_frees_its_place(server):
         time.sleep(0.1)
         refused(server, "", "too many live streams", 1013)
     vanish(second)
-    assert await_places(server) < 0.5
+    assert await_places(server) < 1.5  # silence would take two seconds
 
 
 def test_a_client_that_vanishes_in_the_middle_of_slow_work_frees_its_place_too(server):
