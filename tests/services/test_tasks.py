@@ -161,6 +161,8 @@ def test_cancel_stops_what_waits_and_what_runs_and_leaves_what_is_done(jobs):
         await until(tasks, done["task_id"], "completed")
         running, waiting = await submit(tasks, wait="1"), await submit(tasks)
         await until(tasks, running["task_id"], "in_progress")
+        while len(WORKING.seen) < 2:  # a worker that has taken a job has not yet begun it
+            await asyncio.sleep(0.02)
         for task in (waiting, running):
             assert (await tasks.cancel(task["task_id"]))["status"] == "canceled"
             with pytest.raises(CanceledTaskError):

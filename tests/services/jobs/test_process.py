@@ -24,11 +24,12 @@ from services.tasks import Tasks
 from services.uploads import Upload
 from services.workspace import Made
 
-GO = threading.Event()
+GO, BEGUN = threading.Event(), threading.Event()
 
 
 def shout(upload, workspace):
     def work(job: Job) -> Made:
+        BEGUN.set()
         while upload.fields.get("wait") and not GO.wait(0.005):
             if job.cancelled():
                 raise RuntimeError("stopped")
@@ -44,6 +45,7 @@ def opened(tmp_path, monkeypatch):
     """Opens the jobs of a folder, as a worker does when it starts."""
     monkeypatch.setattr(line, "_POLL_SECONDS", 0.05)
     GO.clear()
+    BEGUN.clear()
 
     def opened(**settings) -> Jobs:
         jobs = Jobs(Settings(jobs=tmp_path / "jobs", **settings))
@@ -77,9 +79,11 @@ def test_a_damaged_store_costs_nothing_that_was_accepted(opened, tmp_path, caplo
         tasks = Tasks(jobs, "shout", 9, 60)
         done = await submit(tasks, b"done")
         await until(tasks, done, "completed")
+        BEGUN.clear()
         running = await submit(tasks, b"running", wait="1")
         waiting, undescribed, poison = [await submit(tasks, content) for content in (b"waiting", b"lost", b"poison")]
         created = (await until(tasks, running, "in_progress"))["created_at"]
+        assert await asyncio.to_thread(BEGUN.wait, 20)  # a worker that has taken a job has not yet begun it
         await jobs.close()
         with pytest.raises(UnavailableError, match="stopping"):
             await tasks.describe(done)
