@@ -4,8 +4,8 @@ BentoML has batchable endpoints of its own. They do not fit here: such an endpoi
 ``model`` beside the texts), one exception fails every request that happened to share the batch, and a request of 1,000 texts
 goes through as one piece in front of everybody else's single sentence. A `Batcher` instead
 
-- adds no waiting: whenever its one worker thread is free it takes what is queued, so an idle service answers at once and a
-  busy one forms larger batches by itself;
+- adds no waiting: whenever its worker thread is free it takes what is queued, so an idle service answers at once and a
+  busy one forms larger batches by itself; where more than a batch waits, more threads may work beside it, each on a full one;
 - answers per item, with a value or an exception: a batch that fails is halved until the guilty items are alone;
 - is fair by cost (after start-time fair queueing, Goyal et al. 1996): a small request overtakes the rest of a large one, and
   nobody starves;
@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from models.errors import UnavailableError
 from services import metrics, tracing
@@ -74,27 +74,36 @@ class Batcher(Generic[Item, Answer]):
     """Runs `work` on batches collected from all callers.
 
     Args:
-        work: gets a list of items in one worker thread and returns as many answers; an answer may be an exception. Exceptions it
+        work: gets a list of items in a worker thread and returns as many answers; an answer may be an exception. Exceptions it
             raises are traced to the items that cause them.
         cost: the size of an item, e.g. its characters; at least 1 is counted.
         batch_cost: items are added to a batch up to this cost; an item above it runs alone.
         queue_cost: what may wait. A call on an empty queue is always accepted.
-        name: of the worker thread, and in messages.
+        name: of the worker threads, and in messages.
+        at_once: batches that may be worked on at a time, where that many full ones wait.
         task: whose queue it is, in the metrics.
     """
 
     def __init__(
-        self, work: Work[Item, Answer], *, cost: Callable[[Item], int], batch_cost: int, queue_cost: int, name: str, task: str
+        self,
+        work: Work[Item, Answer],
+        *,
+        cost: Callable[[Item], int],
+        batch_cost: int,
+        queue_cost: int,
+        name: str,
+        task: str,
+        at_once: int = 1,
     ) -> None:
         self._work, self._cost, self._batch_cost, self._queue_cost, self._name = work, cost, batch_cost, queue_cost, name
         self._waiting = partial(metrics.waiting, task)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._threads, self._at_once = ThreadPoolExecutor(at_once, thread_name_prefix=name), at_once
         self._queue: list[tuple[float, int, _Request[Item, Answer]]] = []  # (start tag, arrival, request): a heap
         self._arrivals = itertools.count()
         self._virtual_time = 0.0  # the start tag of whoever arrives now
         self._queued_cost = 0
         self._cost_per_second = 0.0
-        self._runner: asyncio.Task[None] | None = None
+        self._runners: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -112,8 +121,8 @@ class Batcher(Generic[Item, Answer]):
         if not items:
             return []
         request = self._enqueue(items)
-        if self._runner is None or self._runner.done():
-            self._runner = asyncio.get_running_loop().create_task(self._run())
+        while len(self._runners) < min(self._at_once, max(1, self._queued_cost // self._batch_cost)):
+            self._runners.add(asyncio.get_running_loop().create_task(self._run()))
         try:
             return await request.done
         finally:
@@ -127,9 +136,9 @@ class Batcher(Generic[Item, Answer]):
                 request.done.set_exception(self._stopping())
             self._drop(request)
         self._queue.clear()
-        if self._runner is not None:
-            await asyncio.wait([self._runner])
-        self._thread.shutdown()
+        if self._runners:
+            await asyncio.wait(self._runners)
+        self._threads.shutdown()
 
     def _stopping(self) -> UnavailableError:
         return UnavailableError("the service is stopping", where=self._name, fix="Send the request again in a moment.")
@@ -183,16 +192,19 @@ class Batcher(Generic[Item, Answer]):
         return batch
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while batch := self._take():
-            items = [request.items[index] for request, index in batch]
-            started = time.perf_counter()
-            answers = await loop.run_in_executor(self._thread, self._answer, items)
-            ended = time.perf_counter()
-            self._measure(sum(request.costs[index] for request, index in batch), ended - started)
-            self._trace(batch, started, ended)
-            for (request, index), answer in zip(batch, answers, strict=True):
-                request.settle(index, answer)
+        loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+        try:
+            while (self._queued_cost >= self._batch_cost or len(self._runners) == 1) and (batch := self._take()):
+                items = [request.items[index] for request, index in batch]
+                started = time.perf_counter()
+                answers = await loop.run_in_executor(self._threads, self._answer, items)
+                ended = time.perf_counter()
+                self._measure(sum(request.costs[index] for request, index in batch), ended - started)
+                self._trace(batch, started, ended)
+                for (request, index), answer in zip(batch, answers, strict=True):
+                    request.settle(index, answer)
+        finally:
+            self._runners.discard(task)
 
     def _trace(self, batch: list[tuple[_Request[Item, Answer], int]], started: float, ended: float) -> None:
         for request in dict.fromkeys(request for request, _ in batch if request.trace is not None):
@@ -201,7 +213,7 @@ class Batcher(Generic[Item, Answer]):
             request.since = ended
 
     def _measure(self, cost: int, seconds: float) -> None:
-        speed = cost / max(seconds, 1e-6)
+        speed = len(self._runners) * cost / max(seconds, 1e-6)
         self._cost_per_second = 0.8 * self._cost_per_second + 0.2 * speed if self._cost_per_second else speed
 
     def _answer(self, items: list[Item]) -> list[Answer | Exception]:

@@ -10,7 +10,7 @@
 | ``CONVOY_MAX_TOTAL_CHARACTERS``  | 2 000 000      | characters of all texts of one call (413) |
 | ``CONVOY_MAX_REQUESTS``          | 256            | requests one worker holds at once, health checks not counted (429) |
 | ``CONVOY_QUEUE_CHARACTERS``      | 2 000 000      | characters waiting for one bundle before calls are turned away (429) |
-| ``CONVOY_BATCH_CHARACTERS``      | 20 000         | characters given to the network in one batch |
+| ``CONVOY_BATCH_CHARACTERS``      | 10 000         | characters given to the network in one batch |
 | ``CONVOY_TIMEOUT_SECONDS``       | 60             | seconds to the first byte of the answer (408, 504) |
 | ``CONVOY_MAX_AUDIO_BYTES``       | 268 435 456    | bytes of a body with a recording, counted as they arrive (413) |
 | ``CONVOY_MAX_AUDIO_SECONDS``     | 3 600          | length of a recording (413) |
@@ -103,7 +103,7 @@ class Settings:
     max_total_characters: int = 2_000_000
     max_requests: int = 256
     queue_characters: int = 2_000_000
-    batch_characters: int = 20_000
+    batch_characters: int = 10_000
     timeout_seconds: float = 60.0
     max_audio_bytes: int = 256 * 1024 * 1024
     max_audio_seconds: float = 3600.0

@@ -36,8 +36,8 @@ from services.settings import Settings, service_config
 
 log = logging.getLogger("convoy.tagger")
 
+_AT_ONCE = 2  # batches: Python prepares and reads one while the network runs the other
 _COST_OF_A_TEXT = 32  # characters' worth of work that even the shortest text makes
-_SMALL_ANSWER = 20_000  # characters; encoding more than that is left to a thread
 
 
 class TaggedSpan(Protocol):
@@ -141,6 +141,8 @@ class TagResponse(IODescriptor):
 
 
 Result = dict[str, object]
+Encoded = bytes
+"""A result in JSON; encoded batch by batch, while the next is worked on."""
 
 
 def _example(text: str, name: str, language: str, *tokens: tuple[str, str, float]) -> tuple[Result, Result]:
@@ -200,7 +202,7 @@ class TaggerEndpoints(TaskEndpoints):
         """Tag texts: for each its tokens with label, confidence and offsets in code points, and spans where labels form spans."""
         self._check(texts, model)
         refusals = {index: self._refusal(text, model) for index, text in enumerate(texts)}
-        answers: dict[int, Result | Exception] = {index: refusal for index, refusal in refusals.items() if refusal}
+        answers: dict[int, Encoded | Exception] = {index: refusal for index, refusal in refusals.items() if refusal}
         chosen = {index: model or self._defaults[script(text)] for index, text in enumerate(texts) if index not in answers}
         models = sorted(set(chosen.values()))
         note(models=models, texts=len(texts), characters=sum(map(len, texts)))
@@ -212,26 +214,25 @@ class TaggerEndpoints(TaskEndpoints):
         for error in errors:
             _log(error)
         note(refused=len(errors))
-        content = {"models": models, "results": [_visible(answers[index]) for index in range(len(texts))]}
-        small = sum(map(len, texts)) <= _SMALL_ANSWER
-        return Response(encode(content) if small else await asyncio.to_thread(encode, content), media_type="application/json")
+        results = b",".join(_visible(answers[index]) for index in range(len(texts)))
+        return Response(b'{"models":%b,"results":[%b]}' % (encode(models), results), media_type="application/json")
 
     @bentoml.on_shutdown
     async def close_batchers(self) -> None:
         for batcher in self._batchers.values():
             await batcher.close()
 
-    def _batcher(self, name: str, tagger: Tagger) -> Batcher[str, Result]:
-        def work(texts: list[str]) -> Sequence[Result | Exception]:
+    def _batcher(self, name: str, tagger: Tagger) -> Batcher[str, Encoded]:
+        def work(texts: list[str]) -> Sequence[Encoded | Exception]:
             metrics.batch(len(texts))
             languages, answers = tagger.spec.languages, tagger.tag(texts)
             metrics.tokens(sum(len(answer.tokens) for answer in answers))
-            return [to_result(name, languages, text, answer) for text, answer in zip(texts, answers, strict=True)]
+            return [encode(to_result(name, languages, text, answer)) for text, answer in zip(texts, answers, strict=True)]
 
         bounds = {"batch_cost": self.settings.batch_characters, "queue_cost": self.settings.queue_characters}
-        return Batcher(work, cost=lambda text: _COST_OF_A_TEXT + len(text), name=name, task="tag", **bounds)
+        return Batcher(work, cost=lambda text: _COST_OF_A_TEXT + len(text), name=name, task="tag", at_once=_AT_ONCE, **bounds)
 
-    async def _tag_with(self, name: str, texts: list[str], chosen: dict[int, str]) -> dict[int, Result | Exception]:
+    async def _tag_with(self, name: str, texts: list[str], chosen: dict[int, str]) -> dict[int, Encoded | Exception]:
         """The answers, by position, to the texts that `name` was chosen for."""
         indices = [index for index, choice in chosen.items() if choice == name]
         try:
@@ -305,8 +306,8 @@ def _span(span: TaggedSpan) -> dict[str, object]:
     return {"text": span.text, "start": span.start, "end": span.end, "label": span.label, "confidence": confidence}
 
 
-def _visible(answer: Result | Exception) -> Result:
-    return {"error": error_fields(answer)} if isinstance(answer, Exception) else answer
+def _visible(answer: Encoded | Exception) -> Encoded:
+    return encode({"error": error_fields(answer)}) if isinstance(answer, Exception) else answer
 
 
 def _log(error: Exception) -> None:

@@ -29,8 +29,9 @@ class Recorder:
         return [2 * item for item in items]
 
 
-def batcher(work, batch_cost=10, queue_cost=10_000, cost=lambda item: 1):
-    return Batcher(work, cost=cost, batch_cost=batch_cost, queue_cost=queue_cost, name="test", task="test")
+def batcher(work, batch_cost=10, queue_cost=10_000, cost=lambda item: 1, at_once=1):
+    bounds = {"batch_cost": batch_cost, "queue_cost": queue_cost, "at_once": at_once}
+    return Batcher(work, cost=cost, name="test", task="test", **bounds)
 
 
 requests = st.lists(
@@ -38,15 +39,15 @@ requests = st.lists(
 )
 
 
-@given(requests, st.integers(1, 40))
-def test_every_caller_gets_its_own_answers_and_errors_stay_with_their_items(calls, batch_cost):
+@given(requests, st.integers(1, 40), st.integers(1, 3))
+def test_every_caller_gets_its_own_answers_and_errors_stay_with_their_items(calls, batch_cost, at_once):
     async def caller(pool, items, pauses):
         for _ in range(pauses):
             await asyncio.sleep(0)
         return await pool.submit(items)
 
     async def main():
-        pool = batcher(Recorder(), batch_cost, cost=lambda item: item % 5)
+        pool = batcher(Recorder(), batch_cost, cost=lambda item: item % 5, at_once=at_once)
         tasks = [asyncio.ensure_future(caller(pool, items, pauses)) for items, pauses, _ in calls]
         await asyncio.sleep(0)
         for task, (_, _, leaves) in zip(tasks, calls, strict=True):
@@ -204,6 +205,34 @@ def test_the_event_loop_stays_free_and_one_thread_does_the_work():
 
     assert asyncio.run(main()) >= 5
     assert names == {"test_0"}
+
+
+def test_full_batches_are_worked_on_side_by_side_and_what_is_less_waits_to_be_one():
+    together = threading.Barrier(2, timeout=20)
+    sizes: list[int] = []
+    busy = []
+
+    def work(items):
+        sizes.append(len(items))
+        busy.append(None)
+        if len(items) == 10 and items[0] < 20:
+            together.wait()  # the first two are there at the same time, or this fails
+        most = len(busy)
+        time.sleep(0.02)
+        busy.pop()
+        return [most] * len(items)
+
+    async def main():
+        pool = batcher(work, at_once=2)
+        full = await pool.submit(range(45))
+        small = await asyncio.gather(*(pool.submit([number]) for number in range(9)))
+        await pool.close()
+        return full, small
+
+    full, small = asyncio.run(main())
+    assert sorted(sizes) == [5, 9, 10, 10, 10, 10]
+    assert max(full) == 2
+    assert small == [[1]] * 9
 
 
 def test_nothing_is_kept_of_what_was_answered():
