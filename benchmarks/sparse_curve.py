@@ -105,6 +105,9 @@ def trained(data: SegmenterData, network: UNetSettings) -> dict[str, float]:
     return {"annotated": share} | {name: float(np.mean(values)) for name, values in figures.items()}
 
 
+TICKS = [1, 2, 5, 10, 20, 50, 100]
+
+
 def figure_of(name: str, point: dict[str, float]) -> float:
     kind = "dice_" if name == "hippocampus" else "iou_"
     return float(np.mean([value for key, value in point.items() if key.startswith(kind)]))
@@ -121,7 +124,9 @@ def draw(points: dict, path: Path) -> None:
         for key, point in items:
             axes.annotate(key, (100 * point["annotated"], figure_of(name, point)), textcoords="offset points", xytext=(4, -10))
     axes.set_xscale("log")
-    axes.set_xlabel("annotated voxels, % (numbers: slices of each volume; electron microscopy: along each axis)")
+    axes.set_xticks(TICKS, map(str, TICKS), minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("annotated voxels, %; numbers are slices of each volume\n(electron microscopy: along each axis)")
     axes.set_ylabel("on whole volumes not seen")
     axes.legend()
     drawn.savefig(path, dpi=120)
