@@ -11,10 +11,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
+from convoy_batch import segment, separate, tag
 from convoy_options import BUNDLE_OPTION, LOCAL_PATH, READABLE_FILE, corpus_options, given_settings, numbers_by_axis
 from models.errors import ConfigError, ConvoyError
 
@@ -75,103 +76,8 @@ def serve(port: int, host: str, bundles: Path, workers: int | None, reload: bool
     os.execve(sys.executable, [*command, "--reload"] if reload else command, environment)
 
 
-@cli.command(short_help="Tag the texts of files.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
-@click.option("--out", type=LOCAL_PATH, help="Folder for one JSONL file per input.  [default: everything to stdout]")
-@click.option(
-    "--bundle",
-    "bundles",
-    multiple=True,
-    metavar="BUNDLE",
-    help="Folder, address or BentoML tag; repeat it for several languages.",
-)
-def tag(inputs: tuple[str, ...], out: Path | None, bundles: tuple[str, ...]) -> None:
-    """Tag texts: one a line in text files, or {"text": …} a line in .jsonl files; INPUT may be a folder, a glob or -.
-
-    Each line of the output is JSON: where the text came from, its tokens with offsets, labels and confidences, its spans.
-    The bundle is chosen by the script of each text, from those given or from pretrained/.
-    """
-    from services.batch import TaggerChoice, tag_files
-    from services.settings import bundle_folders
-
-    tag_files(inputs, out, TaggerChoice(bundles or [str(folder) for folder in bundle_folders(ROOT / "pretrained", "tagger")]))
-
-
-@cli.command(short_help="Separate the speakers of recordings.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
-@click.option("--out", required=True, type=LOCAL_PATH, help="Folder for the voices; the tree of INPUT is kept below it.")
-@BUNDLE_OPTION
-@click.option(
-    "--layout",
-    type=click.Choice(["channels", "files"]),
-    default="channels",
-    show_default=True,
-    help="One file with a channel for each speaker, or a file for each speaker.",
-)
-@click.option(
-    "--format",
-    "ending",
-    type=click.Choice(["wav", "flac"]),
-    default="wav",
-    show_default=True,
-    help="WAV of floats, which never clips; or FLAC of 24 bits, all voices scaled alike where one would clip.",
-)
-@click.pass_context
-def separate(
-    ctx: click.Context, inputs: tuple[str, ...], out: Path, bundle: str | None, layout: Literal["channels", "files"], ending: str
-) -> None:
-    """Separate the speakers of recordings (WAV, FLAC, OGG, MP3), of any length; INPUT may be a folder, a glob or an address.
-
-    Voices have the rate and length of the recording and add up to it. A recording that cannot be separated is reported and
-    does not stop the others; the exit code is 1 then.
-    """
-    from models.separator import Separator
-    from services.separate_files import default_separator, separate_files
-    from services.settings import bundle_folders
-
-    chosen = bundle or default_separator(bundle_folders(ROOT / "pretrained", "separator"), causal=False)
-    ctx.exit(1 if separate_files(inputs, out, Separator.load(chosen), layout, f".{ending}") else 0)
-
-
-@cli.command(short_help="Segment volumes.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
-@click.option("--out", required=True, type=LOCAL_PATH, help="Folder for the label maps; the tree of INPUT is kept below it.")
-@click.option("--bundle", help="Folder, address or BentoML tag.  [default: the one in pretrained/, where there is but one]")
-@click.option(
-    "--format",
-    "suffix",
-    type=click.Choice(["nii.gz", "nii", "nrrd", "mha", "tif", "zarr", "dcm"]),
-    help="Of the label maps; dcm is DICOM SEG, for DICOM series.  [default: that of the volume]",
-)
-@click.option("--spacing", metavar="Z,Y,X", help="Millimetres between voxels, for files that do not say it.")
-@click.option("--flips", default="", help="Axes, of z, y and x, that volumes are also looked at mirrored along: slower, surer.")
-@click.option("--preview", is_flag=True, help="Write a picture, NAME.png, of three planes with the labels over them.")
-@click.option("--summary", is_flag=True, help="Write classes and their millilitres, NAME.json.")
-@click.pass_context
-def segment(
-    ctx: click.Context,
-    inputs: tuple[str, ...],
-    out: Path,
-    bundle: str | None,
-    suffix: str | None,
-    spacing: str | None,
-    flips: str,
-    preview: bool,
-    summary: bool,
-) -> None:
-    """Segment volumes (NIfTI, NRRD, MHA, TIFF, DICOM series, OME-Zarr), of any size; INPUT may be a folder, a glob or an address.
-
-    Label maps lie on the volumes' own grids. A volume that cannot be segmented is reported and does not stop the others; the
-    exit code is 1 then.
-    """
-    from models.segmenter import Segmenter
-    from services.segment_files import Wanted, default_segmenter, segment_files
-    from services.segmentation import parse_spacing
-    from services.settings import bundle_folders
-
-    wanted = Wanted(f".{suffix}" if suffix else None, preview, summary, parse_spacing(spacing), flips)
-    chosen = bundle or default_segmenter(bundle_folders(ROOT / "pretrained", "segmenter"))
-    ctx.exit(1 if segment_files(inputs, out, Segmenter.load(chosen), wanted) else 0)
+for _command in (tag, separate, segment):
+    cli.add_command(_command)
 
 
 @cli.command(short_help="Separate live sound.")
@@ -188,7 +94,7 @@ def stream(source: str, out: str | None, bundle: str | None, rate: int | None, c
     Says how far behind the voices were. From a microphone: `arecord -f S16_LE -r 8000 | convoy stream - --out -`.
     """
     from models.separator import Separator
-    from services.separate_files import default_separator
+    from services.batch.sound import default_separator
     from services.settings import bundle_folders
     from services.stream_file import stream_file
 

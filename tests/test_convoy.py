@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import convoy
+import convoy_batch
 from models.errors import BundleError
 from models.tagger.vectors import VectorTable
 from tests.bundles import FILES, make_spec
@@ -297,7 +298,7 @@ def free_port() -> int:
 
 def test_tag_reads_stdin_and_writes_lines_of_json(monkeypatch):
     from models.tagger import TaggedText, TaggedToken
-    from services import batch
+    from services.batch import text
 
     class Letters:
         def __init__(self, bundles):
@@ -306,7 +307,7 @@ def test_tag_reads_stdin_and_writes_lines_of_json(monkeypatch):
         def tag(self, texts):
             return [TaggedText([TaggedToken(text[0], 0, 1, "X", 0.5)], []) for text in texts]
 
-    monkeypatch.setattr(batch, "TaggerChoice", Letters)
+    monkeypatch.setattr(text, "TaggerChoice", Letters)
     result = run(convoy.cli, ["tag", "-", "--bundle", "mine"], input="Ada\n\n词语\n")
     assert result.exit_code == 0, result.output
     first, second = (json.loads(line) for line in result.stdout.splitlines())
@@ -323,22 +324,70 @@ def separators(monkeypatch, tmp_path):
     import models.separator
 
     monkeypatch.setattr(convoy, "ROOT", tmp_path)
+    monkeypatch.setattr(convoy_batch, "PRETRAINED", tmp_path)
     monkeypatch.setattr(models.separator, "Separator", types.SimpleNamespace(load=lambda path: f"loaded {path}"), raising=False)
 
 
-@pytest.mark.parametrize(("failed", "code"), [(0, 0), (2, 1)])
-def test_separate_hands_on_what_it_is_given(separators, monkeypatch, tmp_path, failed, code):
-    import services.separate_files
+@pytest.fixture
+def told(monkeypatch):
+    """What the commands for many files ask for; nothing is run."""
+    from services.batch import telling
 
-    calls = []
-    monkeypatch.setattr(services.separate_files, "separate_files", lambda *given: calls.append(given) or failed)
-    arguments = ["separate", "a.wav", "b", "--out", str(tmp_path / "out"), "--bundle", "some/bundle"]
-    assert run(convoy.cli, arguments).exit_code == code
-    assert run(convoy.cli, [*arguments, "--layout", "files", "--format", "flac"]).exit_code == code
-    assert calls == [
-        (("a.wav", "b"), tmp_path / "out", "loaded some/bundle", "channels", ".wav"),
-        (("a.wav", "b"), tmp_path / "out", "loaded some/bundle", "files", ".flac"),
+    calls: list = []
+    monkeypatch.setattr(telling, "run_and_tell", lambda wanted: calls.append(wanted) or 0)
+    return calls
+
+
+def test_separate_hands_on_what_it_is_given(told, tmp_path):
+    from services.batch import Cluster, Run
+
+    out = str(tmp_path / "out")
+    arguments = ["separate", "a.wav", "b", "--out", out, "--bundle", "some/bundle"]
+    more = ["--layout", "files", "--format", "flac", "--manifest", "m.csv", "--name", "{stem}", "--retry-failed", "--fail-fast"]
+    cluster = ["--engine", "ray", "--address", "head:6379", "--processes", "3", "--check", "size"]
+    for given in (arguments, [*arguments, *more], [*arguments, *cluster]):
+        assert run(convoy.cli, given).exit_code == 0
+    plain = {"layout": "channels", "ending": ".wav"}
+    inputs, bundles = ("a.wav", "b"), ["some/bundle"]
+    assert told == [
+        Run("separate", inputs, out, bundles, plain),
+        Run(
+            "separate",
+            inputs,
+            out,
+            bundles,
+            {"layout": "files", "ending": ".flac"},
+            manifests=("m.csv",),
+            name="{stem}",
+            retry_failed=True,
+            fail_fast=True,
+        ),
+        Run("separate", inputs, out, bundles, plain, processes=3, cluster=Cluster("head:6379", 3), check="size"),
     ]
+
+
+def test_failed_files_are_told_by_the_exit_code(monkeypatch, tmp_path):
+    from services.batch import telling
+
+    monkeypatch.setattr(telling, "run_and_tell", lambda wanted: 2)
+    assert run(convoy.cli, ["segment", "a.nii", "--out", str(tmp_path), "--bundle", "b"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["tag", "a.txt", "--name", "{stem}"], "--name goes with --out"),
+        (["tag", "a.txt", "--manifest", "a.csv"], "--manifest goes with --out"),
+        (["tag"], "Missing argument"),
+        (["separate", "a.wav", "--out", "o", "--bundle", "b", "--address", "x"], "an address without a cluster"),
+        (["separate", "--out", "o", "--bundle", "b"], "nothing to work on"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(convoy.cli, arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
 
 
 def test_stream_says_how_far_behind_it_was(separators, monkeypatch):

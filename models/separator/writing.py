@@ -145,6 +145,7 @@ def _write(blocks: Iterable[Samples], target: Target) -> int:
                 for file, voices in zip(files, [block] if target.layout == "channels" else block[:, None], strict=True):
                     file.write(voices.T)
         for made, path in zip(partial, target.paths, strict=True):
+            _forget_time(made)
             if target.format == "RF64" and target.frames is None:
                 _shorten_header(made)
             made.replace(path)
@@ -156,6 +157,15 @@ def _write(blocks: Iterable[Samples], target: Target) -> int:
 
 def _sound_file(path: Path, target: Target) -> soundfile.SoundFile:
     return soundfile.SoundFile(path, "w", target.sample_rate, target.channels, target.kind, format=target.format)
+
+
+def _forget_time(path: Path) -> None:
+    """Of float WAVs libsndfile notes when they were written (chunk PEAK); without that, the same voices are the same bytes."""
+    with path.open("r+b") as file:
+        place = file.read(RF64_HEADER + 64).find(b"PEAK")
+        if place >= 0:
+            file.seek(place + 12)  # its name, size and version come before
+            file.write(bytes(4))
 
 
 def _shorten_header(path: Path) -> None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 
-import nibabel
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from convoy import cli
-from models.errors import ConfigError, UnavailableError, UnprocessableError
+from models.errors import UnavailableError, UnprocessableError
 from models.segmenter import Segmenter
 from models.segmenter.preview import draw
 from services.pool import Job
-from services.segment_files import Wanted, default_segmenter, segment_files
 from services.segmentation import Segmentation, SegmentForm, parse_spacing, segment_upload
 from services.service import UnknownModelError
 from services.settings import Settings
@@ -84,50 +80,6 @@ def test_dicom_is_made_of_dicom_only(tmp_path, segmenter):
     with pytest.raises(UnprocessableError, match="DICOM SEG needs a DICOM series"):
         segment_upload(segmenter, upload, SegmentForm(format="dcm"), None, workspace, Settings(), Job())
     workspaces.close()
-
-
-def test_files_keep_their_tree_and_a_bad_one_does_not_stop_the_others(tmp_path, segmenter, capsys):
-    values, _ = ball()
-    for name in ("a/one.nii.gz", "b/two.nii"):
-        save(tmp_path / "in" / name, values)
-    (tmp_path / "in/a/bad.nii.gz").write_bytes(b"\x1f\x8b nothing")
-    failed = segment_files([str(tmp_path / "in")], tmp_path / "out", segmenter, Wanted(preview=True, summary=True))
-    assert failed == 1
-    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
-    assert made == ["a/one.json", "a/one.nii.gz", "a/one.png", "b/two.json", "b/two.nii.gz", "b/two.png"]
-    said = capsys.readouterr().err
-    assert "error: " in said
-    assert "bad.nii.gz" in said
-    assert "ml → " in said
-
-
-def test_the_same_name_twice_is_refused(tmp_path, segmenter):
-    for name in ("one.nii.gz", "one.nii"):
-        save(tmp_path / "in" / name, ball()[0])
-    with pytest.raises(ConfigError, match="two inputs have the same output"):
-        segment_files([str(tmp_path / "in")], tmp_path / "out", segmenter, Wanted())
-    source = save(tmp_path / "alone/x.nii.gz", ball()[0])
-    with pytest.raises(ConfigError, match="overwrite its input"):
-        segmenter.segment_file(source, source)
-
-
-def test_the_command_line_segments(tmp_path, bundle):
-    source = save(tmp_path / "scan.nii.gz", ball()[0], np.diag([2.0, 1, 1, 1]))
-    result = CliRunner().invoke(cli, ["segment", str(source), "--out", str(tmp_path / "out"), "--bundle", str(bundle)])
-    assert result.exit_code == 0, result.output
-    labels = nibabel.load(tmp_path / "out/scan.nii.gz")
-    assert np.array_equal(labels.affine, nibabel.load(source).affine)
-    assert set(np.unique(labels.dataobj)) == {0, 1, 2}
-    result = CliRunner().invoke(cli, ["segment", str(source), "--out", str(tmp_path), "--bundle", str(bundle), "--spacing", "a"])
-    assert result.exit_code == 2
-    assert "not a spacing" in result.output
-
-
-def test_which_bundle_is_said_where_there_are_several(tmp_path):
-    assert default_segmenter([tmp_path]) == str(tmp_path)
-    for folders in ([], [tmp_path, tmp_path / "b"]):
-        with pytest.raises(ConfigError, match="which bundle"):
-            default_segmenter(folders)
 
 
 def test_a_preview_shows_the_labels_in_true_proportions(tmp_path, segmenter):

@@ -4,7 +4,6 @@ import io
 import json
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import soundfile
 from models.errors import ConfigError, InputError
 from models.separator.audio import Recording
 from models.separator.writing import Target, write_voices
-from services.separate_files import default_separator, separate_files
+from services.batch.sound import SoundHandler, default_separator
 from tests.bundles import FILES, make_spec
 
 
@@ -44,69 +43,56 @@ def tree(tmp_path):
 
 
 def outputs(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and ".convoy" not in path.parts)
 
 
-def test_a_tree_keeps_its_form_and_a_bad_file_stops_nothing(tree, capsys):
-    separator = Halves()
-    assert separate_files([str(tree / "in")], tree / "out", separator, "channels", ".wav") == 1
-    assert outputs(tree / "out") == ["deep/three.wav", "deep/two.wav", "one.wav"]
+def test_a_tree_keeps_its_form_and_a_bad_file_stops_nothing(tree, work_through):
+    made = work_through("separate", [tree / "in"], tree / "out", SoundHandler(Halves()))
+    assert outputs(tree / "out") == ["deep/three.wav", "deep/two.wav", "manifest.jsonl", "manifest.parquet", "one.wav"]
     assert soundfile.info(tree / "out" / "one.wav").channels == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4
-    assert said[0].startswith("1/4 error: ")
-    assert "broken.ogg: not a recording" in said[0]
-    assert said[1:] == [f"{number}/4 {tree}/in/{name}: 0.5 s → {tree}/out/{made}" for number, name, made in [
-        (2, "deep/three.mp3", "deep/three.wav"), (3, "deep/two.FLAC", "deep/two.wav"), (4, "one.wav", "one.wav")
-    ]]  # fmt: skip
+    assert [record.status for record in made] == ["failed", "done", "done", "done"]
+    assert made[0].error["code"] == "audio_unsupported"
+    assert made[0].error["message"].startswith(f"{tree}/in/broken.ogg: not a recording")
+    assert [record.facts for record in made[1:]] == [{"seconds": 0.5}] * 3
 
 
-def test_named_files_are_read_whatever_their_suffix(tree):
+def test_named_files_are_read_whatever_their_suffix(tree, work_through):
     (tree / "in" / "one.wav").rename(tree / "in" / "one.recording")
-    assert separate_files([str(tree / "in" / "*.recording")], tree / "out", Halves(), "files", ".flac") == 0
-    assert outputs(tree / "out") == ["one-a.flac", "one-b.flac"]
+    handler = SoundHandler(Halves(), layout="files", ending=".flac")
+    [made] = work_through("separate", [tree / "in" / "*.recording"], tree / "out", handler)
+    assert [output.path for output in made.outputs] == ["one-a.flac", "one-b.flac"]
 
 
-def test_stdin(tree, monkeypatch):
-    class Pipe(io.BytesIO):
-        def seekable(self):
-            return False
-
-    content = Pipe((tree / "in" / "one.wav").read_bytes())
-    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=content))
-    assert separate_files(["-"], tree / "out", Halves(), "channels", ".wav") == 0
-    assert outputs(tree / "out") == ["stdin.wav"]
+def test_stdin_is_known_by_its_content(tree, monkeypatch, work_through):
+    for again in (False, True):
+        pipe = io.BytesIO((tree / "in" / "one.wav").read_bytes())
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=pipe))
+        [made] = work_through("separate", ["-"], tree / "out", SoundHandler(Halves()))
+        assert (made.input, [output.path for output in made.outputs]) == ("-", ["stdin.wav"])
+        assert bool(work_through.told) is not again
 
 
-def test_addresses(tree):
-    assert separate_files([f"file://{tree}/in/one.wav"], tree / "out", Halves(), "channels", ".wav") == 0
-    assert outputs(tree / "out") == ["one.wav"]
+def test_addresses(tree, work_through):
+    [made] = work_through("separate", [f"file://{tree}/in/one.wav"], tree / "out", SoundHandler(Halves()))
+    assert [output.path for output in made.outputs] == ["one.wav"]
 
 
-def test_what_cannot_begin_says_so_before_anything_is_done(tree):
-    separator = Halves()
+def test_what_cannot_begin_says_so_before_anything_is_done(tree, work_through):
+    handler = SoundHandler(Halves())
     with pytest.raises(InputError, match=r"none: no such input: expected a file, a folder with \.wav"):
-        separate_files([str(tree / "none")], tree / "out", separator, "channels", ".wav")
+        work_through("separate", [tree / "none"], tree / "out", handler)
     with pytest.raises(ConfigError, match="would overwrite its input"):
-        separate_files([str(tree / "in")], tree / "in", separator, "channels", ".wav")
+        work_through("separate", [tree / "in"], tree / "in", handler)
     soundfile.write(tree / "in" / "one.flac", np.zeros(10), 8000)
     with pytest.raises(ConfigError, match="two inputs have the same output"):
-        separate_files([str(tree / "in")], tree / "out", separator, "channels", ".wav")
-    assert not separator.progress
+        work_through("separate", [tree / "in"], tree / "out", handler)
+    assert not handler._separator.progress
 
 
-def test_an_input_is_not_overwritten_by_way_of_its_parent(tree, monkeypatch):
-    monkeypatch.chdir(tree / "in")
-    before = (tree / "in" / "one.wav").read_bytes()
-    with pytest.raises(ConfigError, match="would overwrite its input"):
-        separate_files(["one.wav"], Path("../in"), Halves(), "channels", ".wav")
-    assert (tree / "in" / "one.wav").read_bytes() == before
-
-
-def test_scaling_is_told(tree, capsys):
+def test_scaling_is_told(tree, work_through):
     soundfile.write(tree / "loud.wav", np.full(100, 4.0, np.float32), 8000, subtype="FLOAT")
-    assert separate_files([str(tree / "loud.wav")], tree / "out", Halves(), "channels", ".flac") == 0
-    assert capsys.readouterr().err.endswith("scaled by 0.5 so that nothing clips\n")
+    [made] = work_through("separate", [tree / "loud.wav"], tree / "out", SoundHandler(Halves(), ending=".flac"))
+    assert made.facts == {"seconds": 0.0125, "scale": pytest.approx(0.5, abs=1e-6)}
 
 
 def _bundle(folder, name, causal):

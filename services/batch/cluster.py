@@ -1,0 +1,105 @@
+"""The same work on a Ray cluster: rows are addresses, sizes and tags; actors open, work and write.
+
+Each actor keeps one process of `services.batch.local`, so that an item that kills its process is recorded here as it is on one
+machine. An actor that is lost with its node is started elsewhere, and its items are given again: what was recorded is not done
+twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from models.errors import ConfigError
+from services.batch.local import Processes, Shares
+from services.batch.records import Assignment, Ledger, Record
+from services.batch.sources import Item
+from services.batch.storage import Storage
+
+_ROWS_A_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where, and how much of it.
+
+    Attributes:
+        address: of the cluster (``ray://…``, ``HOST:PORT``, ``auto``); None starts one on this machine.
+        actors: most of them at a time, and fewest; None takes one for each of the cluster's processors.
+        processors: of each actor.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    processors: int = 1
+
+
+class _Actor:
+    """Works on the items of its rows."""
+
+    def __init__(self, assignment: Assignment, processors: int) -> None:
+        self._assignment = assignment
+        self._ledger = Ledger(Storage.at(assignment.out, assignment.patience))
+        self._processes = Processes(assignment, Shares(1, processors))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        rows = zip(*(batch[name].tolist() for name in ("address", "output", "size", "tag")), strict=True)
+        return {"record": [self._one(Item(*row)).to_json() for row in rows]}
+
+    def _one(self, item: Item) -> Record:
+        key = self._assignment.key(item)
+        if (found := self._ledger.read([key]).get(key)) and found.status == "done" and not self._ledger.damaged([found]):
+            return found  # the actor before this one came so far
+        return next(record for record in self._processes.run([item]) if record is not None)
+
+
+def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster) -> Iterator[Record]:
+    """Records as they are made, in any order.
+
+    Raises:
+        ConfigError: Ray is not installed, or the cluster cannot be reached.
+    """
+    ray = _ray()
+    if any(item.address == "-" for item in items):
+        raise ConfigError("stdin does not reach a cluster", where="INPUT", expected="files that its machines can reach")
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, cluster)
+    try:
+        most = cluster.actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.processors)
+        blocks = max(min(len(items), 4 * most), len(items) // _ROWS_A_BLOCK)
+        rows = ray.data.from_items([asdict(item) for item in items], override_num_blocks=blocks)
+        done = rows.map_batches(
+            _Actor,
+            fn_constructor_args=(assignment, cluster.processors),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1 if cluster.actors is None else cluster.actors, max_size=most),
+            num_cpus=cluster.processors,
+        )
+        for row in done.iter_rows():
+            yield Record.from_json(row["record"])
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    try:
+        import ray
+        import ray.data
+    except ImportError as problem:
+        fix = 'Install the batch extra: pip install "convoy[batch]".'
+        raise ConfigError("Ray is not installed", where="--engine", got=problem, fix=fix) from problem
+    return ray
+
+
+def _connect(ray: Any, cluster: Cluster) -> None:
+    try:
+        ray.init(address=cluster.address, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    except (ConnectionError, RuntimeError, ValueError) as problem:
+        fix = "See that the cluster runs and that its version of Ray is this one's."
+        raise ConfigError("the cluster cannot be reached", where="--address", got=problem, fix=fix) from problem
+    ray.data.DataContext.get_current().enable_progress_bars = False

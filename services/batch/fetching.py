@@ -1,0 +1,89 @@
+"""Inputs on this disk, whatever their address: what lies elsewhere is fetched for as long as it is needed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import fsspec
+
+from models.errors import InputError, UnavailableError
+from services.batch.sources import STDIN, Item
+from services.batch.storage import passing, patiently
+
+
+class UnreachableError(UnavailableError):
+    """The file system where an input lies does not answer."""
+
+    code = "input_unreachable"
+
+
+@contextmanager
+def fetched(item: Item, patience: float, stdin: Path | None = None) -> Iterator[Path]:
+    """The item on this disk; a copy is removed afterwards.
+
+    Args:
+        item: what is wanted.
+        patience: seconds for which a file system that does not answer is asked again.
+        stdin: the file that holds what came there.
+
+    Raises:
+        InputError: it is gone, or must not be read.
+        UnreachableError: its file system has not answered for `patience` seconds.
+    """
+    if "://" not in item.address:
+        path = stdin if stdin is not None and item.address == STDIN else Path(item.address)
+        if not path.exists():
+            raise InputError("the input is gone", where=item.address)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="convoy-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder) / (PurePosixPath(item.address.partition("://")[2]).name or "input")
+
+        def fetch() -> None:
+            filesystem, remote = fsspec.core.url_to_fs(item.address)
+            filesystem.get_file(remote, str(copy))
+            if item.size and copy.stat().st_size != item.size:
+                raise OSError(f"{copy.stat().st_size} bytes came, and {item.size} are there")
+
+        try:
+            patiently(fetch, patience)
+        except Exception as problem:
+            raise _told(item, problem) from problem
+        yield copy
+
+
+@contextmanager
+def opened(item: Item) -> Iterator[BinaryIO]:
+    """The item's bytes, as they come."""
+    if item.address == STDIN:
+        yield sys.stdin.buffer
+        return
+    try:
+        with fsspec.open(item.address, "rb") as stream:
+            yield stream
+    except OSError as problem:
+        raise InputError("cannot be read", where=item.address, got=problem.strerror or problem) from problem
+
+
+@contextmanager
+def spooled() -> Iterator[Path]:
+    """What comes on stdin, in a file."""
+    with tempfile.NamedTemporaryFile(prefix="convoy-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield Path(file.name)
+
+
+def _told(item: Item, problem: Exception) -> Exception:
+    reason = f"{type(problem).__name__}: {problem}"
+    if passing(problem):
+        return UnreachableError(
+            "cannot be fetched", where=item.address, got=reason, fix="Start the run again: it is tried again."
+        )
+    return InputError("cannot be fetched", where=item.address, got=reason)

@@ -1,0 +1,149 @@
+"""Processes of this machine: each loads the bundles once, on its own threads, and works on one item at a time.
+
+A process that dies takes one item with it: that is recorded as failed, and another process takes its place.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_end
+from typing import Any
+
+from models.runtime import threads as usable
+from services.batch.records import Assignment, Ledger, Record, WorkerDiedError
+from services.batch.sources import Item
+from services.batch.storage import Storage
+from services.batch.work import Handler, open_handler, process
+
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the processors are shared out: `processes`, each with `threads`."""
+
+    processes: int
+    threads: int
+
+    @staticmethod
+    def of(items: int, processes: int | None = None) -> Shares:
+        """One process a processor, or as many as there are items; what is left over goes to their threads."""
+        cores = usable()
+        count = max(1, min(processes or cores, items))
+        return Shares(count, max(1, cores // count))
+
+
+class Processes:
+    """A pool of processes for an assignment.
+
+    Args:
+        assignment: what is done with each item.
+        shares: how many there are, and their threads.
+    """
+
+    def __init__(self, assignment: Assignment, shares: Shares) -> None:
+        from pebble import ProcessPool
+
+        context = multiprocessing.get_context("spawn")
+        self._assignment = assignment
+        self._places = 2 * shares.processes  # items that are with the pool at a time: each process finds its next one waiting
+        self._parts: Any = context.Array("d", self._places, lock=False)
+        self._pool = ProcessPool(
+            shares.processes, initializer=_begin, initargs=(assignment, shares.threads, self._parts), context=context
+        )
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: object, *others: object) -> None:
+        if kind is None:
+            self._pool.close()
+        else:
+            self._pool.stop()
+        self._pool.join()
+
+    def run(self, items: Iterable[Item]) -> Iterator[Record | None]:
+        """Records as they are made, in any order; None now and then, for whoever shows how far it is.
+
+        Raises:
+            StorageError, BundleError: the run cannot go on.
+        """
+        waiting, free = iter(items), list(range(self._places))
+        at_work: dict[Future[Record], tuple[Item, int]] = {}
+        while True:
+            while free and (item := next(waiting, None)) is not None:
+                place = free.pop()
+                self._parts[place] = 0.0
+                at_work[self._pool.schedule(_work, args=(item, place))] = (item, place)
+            if not at_work:
+                return
+            for future in wait(at_work, _LOOK_SECONDS, FIRST_COMPLETED).done:
+                item, place = at_work.pop(future)
+                free.append(place)
+                self._parts[place] = 0.0
+                yield self._outcome(future, item)
+            yield None
+
+    def under_way(self) -> float:
+        """Items that are done in part, added up."""
+        return float(sum(self._parts))
+
+    def _outcome(self, future: Future[Record], item: Item) -> Record:
+        from pebble import ProcessExpired
+
+        try:
+            return future.result()
+        except ProcessExpired as died:
+            ledger, key = Ledger(Storage.at(self._assignment.out, self._assignment.patience)), self._assignment.key(item)
+            if (found := ledger.read([key]).get(key)) and found.status == "done":  # it died just after
+                return found
+            record = Record.failed(item, key, _died(item, died.exitcode))
+            ledger.write(record)
+            return record
+
+
+def _died(item: Item, code: int) -> WorkerDiedError:
+    killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    fix = "Memory may have run out: try fewer --processes." if killed else "Its content may be the cause."
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+    return WorkerDiedError("the process that worked on it died", where=item.address, got=name, fix=fix)
+
+
+class _Here:
+    """What a process of the pool has."""
+
+    assignment: Assignment
+    handler: Handler | None = None
+    parts: Any
+
+
+def _begin(assignment: Assignment, threads: int, parts: Any) -> None:
+    """Runs first in each process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the run, which stops its processes
+    os.environ["CONVOY_THREADS"] = str(threads)
+    _Here.assignment, _Here.parts = assignment, parts
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A run that was killed leaves nobody behind who still works."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_end([parent.sentinel])
+        os._exit(1)
+
+
+def _work(item: Item, place: int) -> Record:
+    if _Here.handler is None:
+        _Here.handler = open_handler(_Here.assignment)
+
+    def progress(done: float, total: float) -> None:
+        _Here.parts[place] = min(done / total, 1.0) if total > 0 else 0.0
+
+    return process(item, _Here.assignment, _Here.handler, progress)

@@ -1,0 +1,189 @@
+"""What became of each item: a record beside the outputs, by which the next run knows what is done, and the manifest of all.
+
+The records lie below the output folder, in one file each: ``.convoy/done/KEY.json`` and ``.convoy/failed/KEY.json``. A key is the
+digest of everything that decides the outputs, so a record holds as long as nothing of that changes. No time, host or count of
+attempts is in them: the same inputs make the same bytes, however often a run was broken off, and on whatever engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from models.errors import ConfigError, ConvoyError, UnavailableError
+from services.batch.sources import Item
+from services.batch.storage import OutputFile, Storage
+
+_AT_ONCE = 16
+_CONCEALED = ".convoy"
+
+
+class WorkerDiedError(ConvoyError):
+    """The process that worked on an item died."""
+
+    code = "worker_died"
+
+
+class ChangedError(UnavailableError):
+    """An input changed while it was read."""
+
+    code = "input_changed"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What is done with every item of a run.
+
+    Attributes:
+        task: tag, separate or segment.
+        bundles: addresses.
+        digests: of the bundles.
+        options: of the task, in plain values.
+        out: the output folder: a path or an fsspec address.
+        patience: seconds for which a file system that does not answer is asked again.
+        stdin: the file that holds what came there.
+    """
+
+    task: str
+    bundles: tuple[str, ...]
+    digests: tuple[str, ...]
+    options: Mapping[str, Any]
+    out: str
+    patience: float = 120.0
+    stdin: Path | None = None
+
+    def key(self, item: Item) -> str:
+        """The identity of an item's outputs."""
+        decides = [self.task, sorted(self.digests), sorted(self.options.items()), item.address, item.output, item.tag]
+        return hashlib.sha256(json.dumps(decides, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of an item.
+
+    Attributes:
+        outputs: files, by name.
+        facts: of the content: seconds, voxels, texts …
+        error: its code and message, and whether it may pass by itself (``passing``).
+    """
+
+    input: str
+    size: int
+    tag: str
+    key: str
+    status: Literal["done", "failed"]
+    outputs: list[OutputFile] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+
+    @classmethod
+    def done(cls, item: Item, key: str, outputs: list[OutputFile], facts: dict[str, Any]) -> Record:
+        return cls(item.address, item.size, item.tag, key, "done", outputs, facts)
+
+    @classmethod
+    def failed(cls, item: Item, key: str, error: Exception) -> Record:
+        code = error.code if isinstance(error, ConvoyError) else "internal"
+        message = error.message if isinstance(error, ConvoyError) else f"{type(error).__name__}: {error}"
+        told = {"code": code, "message": message, "passing": isinstance(error, UnavailableError)}
+        return cls(item.address, item.size, item.tag, key, "failed", error=told)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Record:
+        """Raises ValueError where it is none."""
+        try:
+            content = json.loads(text)
+            content["outputs"] = [OutputFile(**each) for each in content["outputs"]]
+            return cls(**content)
+        except (TypeError, KeyError) as problem:
+            raise ValueError("not a record") from problem
+
+
+class Ledger:
+    """All records of an output folder."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def write(self, record: Record) -> None:
+        """Keep a record, through to the disk; a later one of the same key replaces it."""
+        self._storage.write(_path(record.status, record.key), (record.to_json() + "\n").encode("utf-8", "surrogatepass"))
+        if record.status == "done":
+            self._storage.remove(_path("failed", record.key))
+
+    def read(self, keys: Sequence[str]) -> dict[str, Record]:
+        """The records there are of these keys; one that is damaged counts as none."""
+        known = {status: self._storage.names(f"{_CONCEALED}/{status}") for status in ("done", "failed")}
+        paths = {
+            key: _path(status, key) for status in ("failed", "done") for key in keys if f"{key}.json" in known[status]
+        }  # done comes last: it counts where there are both
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            contents = pool.map(self._storage.read, paths.values())
+            found = {key: _parsed(content) for key, content in zip(paths, contents, strict=True)}
+        return {key: record for key, record in found.items() if record is not None and record.key == key}
+
+    def damaged(self, records: Iterable[Record], *, content: bool = True) -> set[str]:
+        """Keys of records whose outputs are missing, or not what was written; by size alone, or by content too."""
+        outputs = [(record.key, output) for record in records if record.status == "done" for output in record.outputs]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            whole = pool.map(lambda pair: self._storage.holds(pair[1], content=content), outputs)
+            return {key for (key, _), sound in zip(outputs, whole, strict=True) if not sound}
+
+    def write_manifest(self, records: Sequence[Record]) -> None:
+        """``manifest.jsonl`` and, where pyarrow is installed, ``manifest.parquet``: a row for each item, in the inputs' order."""
+        text = "".join(record.to_json() + "\n" for record in records)
+        self._storage.write("manifest.jsonl", text.encode("utf-8", "surrogatepass"))
+        if (table := _table(records)) is not None:
+            self._storage.write("manifest.parquet", table)
+
+
+def _path(status: str, key: str) -> str:
+    return f"{_CONCEALED}/{status}/{key}.json"
+
+
+def _parsed(content: bytes | None) -> Record | None:
+    try:
+        return Record.from_json(content) if content is not None else None
+    except ValueError:
+        return None
+
+
+def _table(records: Sequence[Record]) -> bytes | None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ImportError:
+        return None
+    output = pa.struct([("path", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("input", "tag", "key", "status", "error_code", "error_message", "facts")),
+            ("size", pa.int64()),
+            ("outputs", pa.list_(output)),
+        ]
+    )
+    rows = [
+        {
+            **asdict(record),
+            "facts": json.dumps(record.facts, ensure_ascii=False),
+            "error_code": record.error["code"] if record.error else None,
+            "error_message": record.error["message"] if record.error else None,
+        }
+        for record in records
+    ]
+    try:
+        table = pa.Table.from_pylist(rows, schema)
+    except UnicodeEncodeError as problem:
+        raise ConfigError("Parquet holds no name that is not Unicode", where="manifest.parquet", got=problem) from problem
+    buffer = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content

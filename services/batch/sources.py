@@ -1,0 +1,257 @@
+"""What a batch works on: files, folders, globs, manifests and fsspec addresses become items, each with its output's name."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+from models.errors import ConfigError, DataFormatError, InputError
+
+STDIN = "-"
+_DIGESTS = ("ETag", "etag", "md5Hash", "md5", "checksum", "generation", "blob_id", "sha256")
+_TIMES = ("mtime", "LastModified", "last_modified", "created")
+_NAME_FIELDS = ("folder", "stem", "ending", "tag")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input.
+
+    Attributes:
+        address: a path on this machine, an fsspec address, or - for stdin.
+        output: its outputs' common name below the output folder, without an ending.
+        size: in bytes; of a folder, of all its files.
+        tag: of the content: what the file system knows of it (a digest), or else size and time of change.
+    """
+
+    address: str
+    output: str
+    size: int = 0
+    tag: str = ""
+
+
+Folders = Callable[[Path], bool]
+
+
+def find_items(inputs: Iterable[str], suffixes: Sequence[str], whole: Folders | None = None) -> list[Item]:
+    """Expand folders and globs, in sorted order; each file once.
+
+    Args:
+        inputs: files, folders, globs, fsspec addresses, or - for stdin.
+        suffixes: what is taken from a folder, lower case; the longer of two that fit is the ending of a name.
+        whole: says of a folder that it is one input, as a DICOM series is.
+
+    Raises:
+        InputError: there is no such input, or it cannot be read.
+    """
+    items = [item for given in inputs for item in _expand(given, tuple(suffixes), whole)]
+    return list({item.address: item for item in items}.values())
+
+
+def read_manifest(address: str, suffixes: Sequence[str], whole: Folders | None = None) -> list[Item]:
+    """The items of a manifest: a CSV, JSONL or Parquet file with the column ``input`` and, if names are given, ``output``.
+
+    Inputs are addresses, or paths from the manifest's own folder; outputs are names below the output folder, without an ending.
+
+    Raises:
+        InputError: the manifest, or one of its inputs, cannot be read.
+        DataFormatError: a row lacks its input; names file and row.
+    """
+    home = address.rpartition("/")[0]
+    items = []
+    for number, row in _rows(address):
+        given, name = row.get("input"), row.get("output")
+        if not isinstance(given, str) or not given or not (name is None or isinstance(name, str)):
+            expected = "a text in the column input, and in output if there is one"
+            raise DataFormatError("not a row of a manifest", where=f"{address}:{number}", expected=expected, got=dict(row))
+        absolute = "://" in given or Path(given).is_absolute() or not home
+        found = find_items([given if absolute else f"{home}/{given}"], suffixes, whole)
+        if name and len(found) > 1:
+            where = f"{address}:{number}"
+            raise DataFormatError("one name for several files", where=where, expected="an input that is one file", got=given)
+        items += [replace(found[0], output=_checked_name(name, f"{address}:{number}"))] if name else found
+    return list({item.address: item for item in items}.values())
+
+
+def named(items: Iterable[Item], template: str) -> list[Item]:
+    """Items whose outputs are called after a template such as ``{folder}/{stem}-voices``.
+
+    Raises:
+        ConfigError: the template has unknown fields, or makes names outside of the output folder.
+    """
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    except ValueError as problem:
+        raise ConfigError("not a template of names", where="--name", got=f"{template}: {problem}") from None
+    if unknown := fields - set(_NAME_FIELDS):
+        expected = ", ".join(f"{{{field}}}" for field in _NAME_FIELDS)
+        raise ConfigError("unknown field in the template of names", where="--name", expected=expected, got=sorted(unknown)[0])
+    return [replace(item, output=_checked_name(template.format(**_name_fields(item)), "--name")) for item in items]
+
+
+def refuse_collisions(items: Sequence[Item], out: Path | None, endings: Sequence[str]) -> None:
+    """Raise ConfigError where two inputs would have the same output, or an output would overwrite an input, however named.
+
+    Args:
+        items: all of a run.
+        out: the output folder, where it is on this machine.
+        endings: that outputs may have.
+    """
+    owner: dict[str, str] = {}
+    taken = {Path(item.address).resolve(): item.address for item in items if "://" not in item.address}
+    for item in items:
+        if (other := owner.setdefault(item.output, item.address)) != item.address:
+            fix = "Name outputs with --name or in a manifest, or give them in separate runs with separate --out folders."
+            raise ConfigError("two inputs have the same output", where=item.output, got=f"{other} and {item.address}", fix=fix)
+        for target in [(out / (item.output + ending)).resolve() for ending in endings] if out else []:
+            if target in taken:
+                whose = "its" if taken[target] == item.address else "another"
+                fix = "Choose another --out folder."
+                raise ConfigError(f"the output would overwrite {whose} input", where=item.address, got=target, fix=fix)
+
+
+def current_tag(item: Item) -> str:
+    """The tag that the item's content has now.
+
+    Raises:
+        OSError: it is gone, or cannot be reached.
+    """
+    if item.address == STDIN:
+        return item.tag
+    filesystem, path = fsspec.core.url_to_fs(item.address)
+    if filesystem.isdir(path):
+        return _folder_item(filesystem, path, item.output).tag
+    filesystem.invalidate_cache()
+    return _tag(filesystem.info(path))
+
+
+def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Iterator[Item]:
+    if given == STDIN:
+        yield Item(STDIN, "stdin")
+        return
+    try:
+        filesystem, path = fsspec.core.url_to_fs(given)
+        filesystem.invalidate_cache()
+        if filesystem.isfile(path):
+            yield _item(filesystem, path, path.rpartition("/")[0], filesystem.info(path), suffixes)
+            return
+        folder = filesystem.isdir(path)
+        if folder and _local(filesystem) and whole and whole(Path(path)):
+            yield _folder_item(filesystem, path, PurePosixPath(path).name)
+            return
+        search = filesystem.find if folder else filesystem.glob if any(sign in path for sign in "*?[") else _nothing
+        found = search(path, detail=True)
+    except (OSError, ValueError, ImportError) as problem:
+        raise InputError("cannot be read", where=given, got=problem) from problem
+    home = path if folder else re.split(r"[*?[]", path)[0].rpartition("/")[0]
+    files = [name for name in sorted(found) if name.lower().endswith(suffixes) or not folder]
+    if not files:
+        expected = f"a file, a folder with {', '.join(suffixes[:-1])} or {suffixes[-1]} files, a glob that matches, or -"
+        raise InputError("no such input", where=given, expected=expected, fix="Check the spelling.")
+    for name in files:
+        if found[name].get("type") != "directory":
+            yield _item(filesystem, name, home, found[name], suffixes)
+
+
+def _nothing(path: str, detail: bool) -> Mapping[str, Any]:
+    return {}
+
+
+def _item(filesystem: Any, path: str, home: str, info: Mapping[str, Any], suffixes: tuple[str, ...]) -> Item:
+    relative = path.removeprefix(home.rstrip("/") + "/")
+    return Item(_address(filesystem, path), _without_ending(relative, suffixes), int(info.get("size") or 0), _tag(info))
+
+
+def _folder_item(filesystem: Any, path: str, name: str) -> Item:
+    found = filesystem.find(path, detail=True)
+    listed = [[each.removeprefix(path), info.get("size"), _tag(info)] for each, info in sorted(found.items())]
+    digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    size = sum(int(info.get("size") or 0) for info in found.values())
+    return Item(_address(filesystem, path), name.removesuffix(".zarr").removesuffix(".ome"), size, digest)
+
+
+def _tag(info: Mapping[str, Any]) -> str:
+    if digest := next((info[key] for key in _DIGESTS if info.get(key)), None):
+        return str(digest).strip('"')
+    changed = next((info[key] for key in _TIMES if info.get(key)), "")
+    return f"{info.get('size')}-{changed}"
+
+
+def _address(filesystem: Any, path: str) -> str:
+    return path if _local(filesystem) else str(filesystem.unstrip_protocol(path))
+
+
+def _local(filesystem: Any) -> bool:
+    return "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
+
+
+def _without_ending(name: str, suffixes: tuple[str, ...]) -> str:
+    known = max((suffix for suffix in suffixes if name.lower().endswith(suffix)), key=len, default=PurePosixPath(name).suffix)
+    bare = name[: len(name) - len(known)]
+    return bare if PurePosixPath(bare).name else name
+
+
+def _name_fields(item: Item) -> dict[str, str]:
+    path = PurePosixPath(item.output)
+    ending = PurePosixPath(item.address).suffix.removeprefix(".")
+    return {"folder": str(path.parent), "stem": path.name, "ending": ending, "tag": re.sub(r"\W", "", item.tag)[:16]}
+
+
+def _checked_name(name: str, where: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or path.parts[0] == ".convoy" or "\0" in name:
+        expected = "a name below the output folder, such as talks/monday"
+        raise ConfigError("not a name of an output", where=where, expected=expected, got=name)
+    return str(path)
+
+
+def _rows(address: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Numbered rows of a manifest, by its ending; lines count from 1, as editors do."""
+    try:
+        with fsspec.open(address, "rb") as stream:
+            content = stream.read()
+        if address.lower().endswith(".parquet"):
+            import pyarrow.parquet
+
+            yield from enumerate(pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist(), 1)
+            return
+        text = content.decode("utf-8-sig")
+    except ImportError as problem:
+        fix = 'Install the batch extra: pip install "convoy[batch]".'
+        raise ConfigError("Parquet needs a package that is not installed", where=address, got=problem, fix=fix) from problem
+    except (OSError, ValueError) as problem:
+        raise InputError("the manifest cannot be read", where=address, got=problem) from problem
+    if address.lower().endswith(".csv"):
+        yield from enumerate(csv.DictReader(io.StringIO(text)), 2)
+    elif address.lower().endswith((".jsonl", ".ndjson")):
+        yield from _objects(text, address)
+    else:
+        raise ConfigError(
+            "not a kind of manifest", where=address, expected=".csv, .jsonl or .parquet", got=PurePosixPath(address).name
+        )
+
+
+def _objects(text: str, address: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            where = f"{address}:{number}"
+            raise DataFormatError(
+                "not a row of a manifest", where=where, expected='an object such as {"input": "a.wav"}', got=line
+            )
+        yield number, row

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import ConfigError, DataFormatError, InputError
+from services.batch.sources import Item, current_tag, find_items, named, read_manifest, refuse_collisions
+from services.batch.text import SUFFIXES
+from services.batch.volumes import SUFFIXES as VOLUMES
+from services.batch.volumes import is_volume
+
+
+@pytest.fixture
+def folder(tmp_path):
+    inputs = tmp_path / "in"
+    (inputs / "deep").mkdir(parents=True)
+    (inputs / "a.txt").write_text("one")
+    (inputs / "deep" / "b.jsonl").write_text("{}")
+    (inputs / "notes.md").write_text("not taken from a folder")
+    return inputs
+
+
+def names(items):
+    return [item.output for item in items]
+
+
+def test_folders_globs_files_and_addresses(folder):
+    assert names(find_items([str(folder)], SUFFIXES)) == ["a", "deep/b"]
+    assert names(find_items([f"{folder}/*.txt"], SUFFIXES)) == ["a"]
+    assert names(find_items([f"{folder}/**/*.jsonl"], SUFFIXES)) == ["deep/b"]
+    assert names(find_items([str(folder / "notes.md"), str(folder / "notes.md")], SUFFIXES)) == ["notes"]
+    assert find_items(["-"], SUFFIXES) == [Item("-", "stdin")]
+    name = uuid.uuid4().hex
+    fsspec.filesystem("memory").pipe(f"/{name}/x/y.txt", b"hello\n")
+    [item] = find_items([f"memory://{name}"], SUFFIXES)
+    assert (item.address, item.output, item.size) == (f"memory:///{name}/x/y.txt", "x/y", 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "output"), [("s.nii.gz", "s"), ("s.NII", "s"), (".nii.gz", ".nii.gz"), ("a.b.tif", "a.b"), ("s", "s")]
+)
+def test_the_longest_ending_is_the_one_that_goes(tmp_path, name, output):
+    (tmp_path / name).write_bytes(b"1")
+    assert names(find_items([str(tmp_path / name)], VOLUMES)) == [output]
+
+
+def test_a_folder_may_be_one_input(tmp_path):
+    (tmp_path / "scan.ome.zarr" / "0").mkdir(parents=True)
+    (tmp_path / "scan.ome.zarr" / "zarr.json").write_text("{}")
+    [item] = find_items([str(tmp_path / "scan.ome.zarr")], VOLUMES, is_volume)
+    assert (item.output, item.size) == ("scan", 2)
+    assert current_tag(item) == item.tag
+    (tmp_path / "scan.ome.zarr" / "0" / "c").write_bytes(b"more")
+    assert current_tag(item) != item.tag
+
+
+@pytest.mark.parametrize("given", ["nowhere", "*.nothing", "nosuchprotocol://x"])
+def test_an_input_that_is_not_there_is_named(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no such input|cannot be read"):
+        find_items([given], SUFFIXES)
+
+
+def test_an_empty_folder_is_no_input(tmp_path):
+    with pytest.raises(InputError, match="no such input"):
+        find_items([str(tmp_path)], SUFFIXES)
+
+
+def test_the_tag_changes_with_the_content(folder):
+    [before] = find_items([str(folder / "a.txt")], SUFFIXES)
+    assert current_tag(before) == before.tag
+    (folder / "a.txt").write_text("two")
+    os.utime(folder / "a.txt", (1, 1))
+    assert current_tag(before) != before.tag
+
+
+def write_manifest(path: Path, rows: list[dict]) -> None:
+    if path.suffix == ".csv":
+        lines = ["input,output,who", *(f"{row['input']},{row.get('output', '')},me" for row in rows)]
+        path.write_text("\n".join(lines) + "\n", "utf-8-sig")
+    elif path.suffix == ".jsonl":
+        path.write_text("\n\n".join(json.dumps(row) for row in rows), "utf-8")
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+def test_a_manifest_names_inputs_and_outputs(folder, kind):
+    path = folder.parent / f"list{kind}"
+    write_manifest(path, [{"input": "in/a.txt", "output": "x/first"}, {"input": str(folder / "deep")}])
+    assert [(item.address, item.output) for item in read_manifest(str(path), SUFFIXES)] == [
+        (str(folder / "a.txt"), "x/first"),
+        (str(folder / "deep" / "b.jsonl"), "b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "input,output\n,x\n", r"a\.csv:2: not a row of a manifest"),
+        ("a.csv", "file\nx\n", r"a\.csv:2: not a row of a manifest"),
+        ("a.jsonl", '{"input": "in/a.txt"}\n\n[]\n', r"a\.jsonl:3: not a row of a manifest"),
+        ("a.jsonl", '{"input": 3}', r"a\.jsonl:1: not a row"),
+        ("a.jsonl", '{"input": "in", "output": "x"}', r"a\.jsonl:1: one name for several files"),
+        ("a.jsonl", '{"input": "in/a.txt", "output": "../x"}', r"a\.jsonl:1: not a name of an output"),
+        ("a.jsonl", '{"input": "none"}', "no such input"),
+        ("a.xls", "x", r"a\.xls: not a kind of manifest"),
+        ("a.csv", b"\xff", "the manifest cannot be read"),
+        ("a.parquet", "x", "the manifest cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_manifest_is_said_with_its_place(folder, name, content, message):
+    (folder / "c.txt").write_text("so that in holds two files")
+    path = folder.parent / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((DataFormatError, InputError, ConfigError), match=message):
+        read_manifest(str(path), SUFFIXES)
+
+
+def test_names_follow_a_template():
+    items = [Item("/x/in/deep/talk.mp3", "deep/talk", 3, '3-"17.5"'), Item("/x/in/b.wav", "b", 1, "abc")]
+    assert names(named(items, "{folder}/{stem}-voices")) == ["deep/talk-voices", "b-voices"]
+    assert names(named(items, "{ending}/{stem}-{tag}")) == ["mp3/talk-3175", "wav/b-abc"]
+    for template, says in [
+        ("{nothing}", "unknown field"),
+        ("../{stem}", "not a name"),
+        ("/{stem}", "not a name"),
+        ("{stem", "not a"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            named(items, template)
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_no_template_leaves_the_output_folder(text):
+    try:
+        [item] = named([Item("/in/a.wav", "deep/a")], text)
+    except ConfigError:
+        return
+    root = Path("/out")
+    assert root in Path(os.path.normpath(root / item.output)).parents
+
+
+def test_outputs_never_collide(folder, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("another")
+    both = find_items([str(folder / "a.txt"), str(tmp_path / "a.txt")], SUFFIXES)
+    with pytest.raises(ConfigError, match="two inputs have the same output"):
+        refuse_collisions(both, tmp_path / "out", [".jsonl"])
+    items = find_items([str(folder)], SUFFIXES)
+    with pytest.raises(ConfigError, match=r"b\.jsonl: the output would overwrite its input"):
+        refuse_collisions(items, folder, [".jsonl"])
+    refuse_collisions(items, tmp_path / "out", [".jsonl"])
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for out in ["../in", "deep/..", str(tmp_path / "link")]:
+        with pytest.raises(ConfigError, match="would overwrite its input"):
+            refuse_collisions(items, Path(out), [".jsonl"])
+    (folder / "b.txt").write_text("x")
+    others = find_items([str(folder / "b.txt"), "*/b.jsonl"], SUFFIXES)
+    with pytest.raises(ConfigError, match=r"b\.txt: the output would overwrite another input: got .*/in/deep/b\.jsonl"):
+        refuse_collisions([others[0], Item(others[1].address, "elsewhere")], Path("deep"), [".jsonl"])
