@@ -162,7 +162,8 @@ class NotInstalled(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, NotInstalled())
-import services.gateway, services.batch.text, services.batch.runs, models.tagger, models.separator.predictor, models.segmenter.predictor, convoy
+import services.gateway, services.batch.text, services.batch.runs, convoy
+import models.tagger, models.separator.predictor, models.segmenter.predictor
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
