@@ -101,6 +101,8 @@ lock:
 	  --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements/base.lock
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --quiet --group build --all-extras -c requirements/base.lock \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements/dev.lock
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --quiet --group build --extra batch -c requirements/dev.lock \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements/batch.lock
 
 clean:
 	rm -rf .venv .venv-dev build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-LOCKS = ["base", "dev"]
+LOCKS = ["base", "batch", "dev"]
 
 
 def read_lock(name: str) -> dict[str, str]:
@@ -21,7 +21,8 @@ def read_lock(name: str) -> dict[str, str]:
 
 
 def declared(name: str) -> list[Requirement]:
-    extras = PYPROJECT["project"]["optional-dependencies"].values() if name == "dev" else []
+    optional = PYPROJECT["project"]["optional-dependencies"]
+    extras = {"base": [], "batch": [optional["batch"]], "dev": optional.values()}[name]
     groups = [PYPROJECT["project"]["dependencies"], PYPROJECT["dependency-groups"]["build"], *extras]
     return [Requirement(line) for group in groups for line in group]
 

@@ -7,6 +7,7 @@ twice.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -98,8 +99,9 @@ def _ray() -> Any:
 
 def _connect(ray: Any, cluster: Cluster) -> None:
     try:
-        ray.init(address=cluster.address, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        ray.init(address=cluster.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as problem:
         fix = "See that the cluster runs and that its version of Ray is this one's."
         raise ConfigError("the cluster cannot be reached", where="--address", got=problem, fix=fix) from problem
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from tqdm import tqdm
 
@@ -126,6 +127,8 @@ def _summary(wanted: Run, planned: Plan, fresh: Amounts, seconds: float) -> str:
     if before["failed"]:
         lines.append("What failed before was left alone; --retry-failed works on it again.")
     lines.append(f"{wanted.out.rstrip('/')}/manifest.jsonl says what became of each.")
+    if find_spec("pyarrow") is None:
+        lines.append('There is no manifest.parquet: for that, install the batch extra (pip install "convoy[batch]").')
     return "\n".join(lines)
 
 

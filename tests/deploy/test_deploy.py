@@ -23,6 +23,7 @@ from services.tagger import TaggerService
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = CHECKOUT / "deploy"
 DOCKERFILES = [DEPLOY / "Dockerfile", DEPLOY / "bento.dockerfile"]
+BATCH = DEPLOY / "batch.dockerfile"
 SETTINGS = {f"CONVOY_{field.name.upper()}" for field in fields(Settings)}
 USER = 10001
 
@@ -78,7 +79,8 @@ def test_both_images_differ_in_where_things_lie_only():
 def test_the_context_holds_what_is_copied_and_no_more():
     rules = [line for line in (CHECKOUT / ".dockerignore").read_text("utf-8").splitlines() if line and line[0] != "#"]
     kept = {rule[1:] for rule in rules if rule[0] == "!"}
-    copied = {value.split()[0] for name, value in instructions(DOCKERFILES[0]) if name == "COPY" and "--from" not in value}
+    copies = [value.split()[:-1] for path in (DOCKERFILES[0], BATCH) for name, value in instructions(path) if name == "COPY"]
+    copied = {source for sources in copies if "--from=packages" not in sources for source in sources}
     assert kept == copied
     assert rules[0] == "*"
     assert all((CHECKOUT / name).exists() for name in kept)
@@ -202,3 +204,35 @@ def test_kubernetes_schemas_take_it():
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not there")
     for resource in yaml.safe_load_all(MANIFEST.read_text("utf-8")):
         validate.validate(resource, validate.latest_version(), strict=True)
+
+
+# ---- batches on a cluster ------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_for_batches_holds_wheels_by_their_hash_and_runs_as_a_user():
+    found = instructions(BATCH)
+    runs = " ".join(value for name, value in found if name == "RUN")
+    assert "--only-binary :all: --require-hashes -r /batch.lock" in runs
+    assert [value for name, value in found if name == "USER"] == [f"{USER}:{USER}"]
+    assert not [word for word in ("gcc", "build-essential", "git", "torch") if word in runs.split()]
+
+
+def test_the_job_runs_a_command_that_there_is_with_the_version_of_ray_that_is_locked():
+    import shlex
+
+    import convoy_batch
+
+    job = yaml.safe_load((DEPLOY / "kubernetes" / "batch.yaml").read_text("utf-8"))
+    program, command, *arguments = shlex.split(job["spec"]["entrypoint"])
+    assert (program, command) == ("convoy", "separate")
+    context = convoy_batch.separate.make_context("separate", arguments)
+    assert (context.params["engine"], context.params["address"]) == ("ray", "auto")
+    assert (CHECKOUT / context.params["bundle"].removeprefix("/convoy/") / "bundle.json").exists()
+    cluster = job["spec"]["rayClusterSpec"]
+    assert f"\nray=={cluster['rayVersion']} " in (CHECKOUT / "requirements" / "batch.lock").read_text("utf-8")
+    pods = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+    for pod in pods:
+        assert pod["spec"]["securityContext"]["runAsUser"] == USER
+        for container in pod["spec"]["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert set(container["resources"]) == {"requests", "limits"}
