@@ -13,6 +13,8 @@ RUN python -m venv --without-pip /opt/convoy \
     && python -m pip --python /opt/convoy/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r /batch.lock
 
 FROM ${PYTHON}
+# Debian keeps the newest version of a package alone, so none can be pinned.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --create-home --home-dir /var/lib/convoy --shell /bin/bash convoy \
     && python -m pip uninstall --yes --quiet --root-user-action ignore pip setuptools wheel \
