@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.errors import ConfigError
+from models.errors import ConfigError, ConvoyError
 from services.batch.local import Processes, Shares
 from services.batch.records import Assignment, Ledger, Record
 from services.batch.sources import Item
-from services.batch.storage import Storage
+from services.batch.storage import Storage, StorageError
 
 _ROWS_A_BLOCK = 8
+_COLUMNS = ("address", "output", "size", "tag")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Cluster:
 
     Attributes:
         address: of the cluster (``ray://…``, ``HOST:PORT``, ``auto``); None starts one on this machine.
-        actors: most of them at a time, and fewest; None takes one for each of the cluster's processors.
+        actors: most of them at a time; None takes one for each processor that the cluster has now. A cluster that grows by
+            itself grows as far as this.
         processors: of each actor.
     """
 
@@ -45,9 +48,13 @@ class _Actor:
         self._ledger = Ledger(Storage.at(assignment.out, assignment.patience))
         self._processes = Processes(assignment, Shares(1, processors))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        rows = zip(*(batch[name].tolist() for name in ("address", "output", "size", "tag")), strict=True)
-        return {"record": [self._one(Item(*row)).to_json() for row in rows]}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """A row: its record, or what ends the run, pickled: raised here, Ray would make an error of its own of it."""
+        [item] = (Item(*row) for row in zip(*(batch[name].tolist() for name in _COLUMNS), strict=True))
+        try:
+            return {"record": [self._one(item).to_json()], "problem": [b""]}
+        except ConvoyError as problem:
+            return {"record": [""], "problem": [pickle.dumps(problem)]}
 
     def _one(self, item: Item) -> Record:
         key = self._assignment.key(item)
@@ -69,18 +76,24 @@ def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster) 
     if started:
         _connect(ray, cluster)
     try:
-        most = cluster.actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.processors)
+        now = max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.processors)
+        most = cluster.actors or now
         blocks = max(min(len(items), 4 * most), len(items) // _ROWS_A_BLOCK)
         rows = ray.data.from_items([asdict(item) for item in items], override_num_blocks=blocks)
         done = rows.map_batches(
             _Actor,
             fn_constructor_args=(assignment, cluster.processors),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1 if cluster.actors is None else cluster.actors, max_size=most),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(most, now)),
             num_cpus=cluster.processors,
         )
         for row in done.iter_rows():
+            if row["problem"]:
+                raise pickle.loads(row["problem"])
             yield Record.from_json(row["record"])
+    except ray.exceptions.RayError as problem:
+        got = next(iter(str(problem).splitlines()), type(problem).__name__)
+        raise StorageError("the cluster failed", got=got, fix="Start the run again: it goes on.") from problem
     finally:
         if started:
             ray.shutdown()
