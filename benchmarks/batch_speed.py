@@ -4,8 +4,8 @@
     python benchmarks/batch_speed.py --memory              a folder of recordings of an hour, and of volumes of 512³
 
 Rounds: the pinned predictor works on every fourth file of the task, then the pool and Ray on all of them, from the command to
-its end, starting up included. Asked: the pool at least 90 %, Ray within 15 % of the pool. Memory is the largest sum of all processes'
-resident memory less what they share (PSS).
+its end, starting up included. Asked: the pool at least 90 %, Ray within 15 % of the pool. Memory is the largest sum of all
+processes' resident memory less what they share (PSS).
 """
 
 from __future__ import annotations

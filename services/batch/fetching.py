@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -40,6 +41,8 @@ def fetched(item: Item, patience: float, stdin: Path | None = None) -> Iterator[
         path = stdin if stdin is not None and item.address == STDIN else Path(item.address)
         if not path.exists():
             raise InputError("the input is gone", where=item.address)
+        if not os.access(path, os.R_OK):
+            raise InputError("the input may not be read", where=item.address, fix="See to its permissions.")
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="convoy-", ignore_cleanup_errors=True) as folder:

@@ -54,6 +54,7 @@ class Processes:
         self._assignment = assignment
         self._places = 2 * shares.processes  # items that are with the pool at a time: each process finds its next one waiting
         self._parts: Any = context.Array("d", self._places, lock=False)
+        self._at_work: dict[Future[Record], tuple[Item, int]] = {}
         self._pool = ProcessPool(
             shares.processes, initializer=_begin, initargs=(assignment, shares.threads, self._parts), context=context
         )
@@ -75,7 +76,7 @@ class Processes:
             StorageError, BundleError: the run cannot go on.
         """
         waiting, free = iter(items), list(range(self._places))
-        at_work: dict[Future[Record], tuple[Item, int]] = {}
+        at_work = self._at_work
         while True:
             while free and (item := next(waiting, None)) is not None:
                 place = free.pop()
@@ -91,8 +92,8 @@ class Processes:
             yield None
 
     def under_way(self) -> float:
-        """Items that are done in part, added up."""
-        return float(sum(self._parts))
+        """Bytes of items that are done in part, added up."""
+        return float(sum(self._parts[place] * item.size for item, place in self._at_work.values()))
 
     def _outcome(self, future: Future[Record], item: Item) -> Record:
         from pebble import ProcessExpired

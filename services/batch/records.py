@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from models.errors import ConfigError, ConvoyError, UnavailableError
+from models.errors import ConvoyError, UnavailableError
 from services.batch.sources import Item
 from services.batch.storage import OutputFile, Storage
 
@@ -130,6 +130,14 @@ class Ledger:
             found = {key: _parsed(content) for key, content in zip(paths, contents, strict=True)}
         return {key: record for key, record in found.items() if record is not None and record.key == key}
 
+    def outputs(self) -> set[str]:
+        """Addresses of everything that runs have put here."""
+        names = self._storage.names(f"{_CONCEALED}/done")
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            records = map(_parsed, pool.map(self._storage.read, (f"{_CONCEALED}/done/{name}" for name in names)))
+            paths = [output.path for record in records if record is not None for output in record.outputs]
+        return {self._storage.address(path) for path in [*paths, "manifest.jsonl", "manifest.parquet"]}
+
     def damaged(self, records: Iterable[Record], *, content: bool = True) -> set[str]:
         """Keys of records whose outputs are missing, or not what was written; by size alone, or by content too."""
         outputs = [(record.key, output) for record in records if record.status == "done" for output in record.outputs]
@@ -143,6 +151,15 @@ class Ledger:
         self._storage.write("manifest.jsonl", text.encode("utf-8", "surrogatepass"))
         if (table := _table(records)) is not None:
             self._storage.write("manifest.parquet", table)
+
+
+def _spelt(value: Any) -> Any:
+    """With escapes in names that are not Unicode, which Parquet does not hold."""
+    if isinstance(value, dict):
+        return {name: _spelt(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_spelt(each) for each in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _path(status: str, key: str) -> str:
@@ -179,10 +196,7 @@ def _table(records: Sequence[Record]) -> bytes | None:
         }
         for record in records
     ]
-    try:
-        table = pa.Table.from_pylist(rows, schema)
-    except UnicodeEncodeError as problem:
-        raise ConfigError("Parquet holds no name that is not Unicode", where="manifest.parquet", got=problem) from problem
+    table = pa.Table.from_pylist([_spelt(row) for row in rows], schema)
     buffer = pa.BufferOutputStream()
     pyarrow.parquet.write_table(table, buffer, compression="zstd")
     content: bytes = buffer.getvalue().to_pybytes()

@@ -22,7 +22,7 @@ from services.batch.storage import Storage
 Task = Literal["tag", "separate", "segment"]
 Check = Literal["content", "size"]
 Watch = Callable[[float], None]
-"""Is told now and then how many items are done in part, added up."""
+"""Is told now and then how many bytes of the items at work are done."""
 
 _KINDS = {  # module, and what outputs may end with where the options do not say
     "tag": ("services.batch.text", (".jsonl",)),
@@ -145,7 +145,7 @@ def _records(wanted: Run, planned: Plan, storage: Storage, watch: Watch) -> Gene
 
 
 def _engine(wanted: Run, planned: Plan, watch: Watch) -> Generator[Record | None, None, None]:
-    items = list(planned.todo.values())
+    items = sorted(planned.todo.values(), key=lambda item: -item.size)  # the longest first: nobody waits for it in the end
     if not items:
         return
     if wanted.cluster is not None:
@@ -170,7 +170,7 @@ def plan(wanted: Run, spool: Path | None = None) -> Plan:
         BundleError: a bundle is missing or damaged.
     """
     storage = Storage.at(wanted.out, wanted.patience)
-    items = _items(wanted, spool)
+    items = _without_outputs(_items(wanted, spool), wanted, storage)
     refuse_collisions(items, storage.folder, _endings(wanted))
     digests = tuple(_digest(open_bundle(bundle)) for bundle in wanted.bundles)
     options, bundles = dict(wanted.options), tuple(wanted.bundles)
@@ -198,6 +198,15 @@ def _items(wanted: Run, spool: Path | None) -> list[Item]:
     if wanted.name:
         items = named(items, wanted.name)
     return list({item.address: item for item in items}.values())
+
+
+def _without_outputs(items: list[Item], wanted: Run, storage: Storage) -> list[Item]:
+    """Where outputs lie among the inputs, those of earlier runs are no inputs of this one, unless they are named."""
+    home = storage.address("").rstrip("/") + "/"
+    if not any(item.address.startswith(home) for item in items):
+        return items
+    made = Ledger(storage).outputs() - set(wanted.inputs)
+    return [item for item in items if item.address not in made and not item.address.startswith(home + ".convoy/")]
 
 
 def _digest(bundle: Bundle) -> str:

@@ -108,12 +108,13 @@ def refuse_collisions(items: Sequence[Item], out: Path | None, endings: Sequence
         endings: that outputs may have.
     """
     owner: dict[str, str] = {}
+    home = out.resolve() if out else None
     taken = {Path(item.address).resolve(): item.address for item in items if "://" not in item.address}
     for item in items:
         if (other := owner.setdefault(item.output, item.address)) != item.address:
             fix = "Name outputs with --name or in a manifest, or give them in separate runs with separate --out folders."
             raise ConfigError("two inputs have the same output", where=item.output, got=f"{other} and {item.address}", fix=fix)
-        for target in [(out / (item.output + ending)).resolve() for ending in endings] if out else []:
+        for target in [home / (item.output + ending) for ending in endings] if home else []:
             if target in taken:
                 whose = "its" if taken[target] == item.address else "another"
                 fix = "Choose another --out folder."

@@ -73,6 +73,10 @@ class Storage(ABC):
     """Where it is on this machine."""
 
     @abstractmethod
+    def address(self, name: str) -> str:
+        """What an item would be called that lies here."""
+
+    @abstractmethod
     def lock(self) -> contextlib.AbstractContextManager[object]:
         """Held by the one run that writes here; ConfigError where another does. What broken runs left half done is removed."""
 
@@ -110,6 +114,9 @@ class LocalStorage(Storage):
 
     def __init__(self, root: Path) -> None:
         self.root = self.folder = root
+
+    def address(self, name: str) -> str:
+        return str(self.root / name) if name else str(self.root)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -198,6 +205,9 @@ class RemoteStorage(Storage):
         self._filesystem, self._root, self._address, self._patience = filesystem, root, address, patience
         protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
         self._whole = bool(_OBJECT_STORES & set(protocols))
+
+    def address(self, name: str) -> str:
+        return str(self._filesystem.unstrip_protocol(self._path(name)))
 
     def lock(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()  # two runs would write the same bytes twice, and nothing else

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from services.batch.records import Record
 from services.batch.runs import Plan, Run, started
 
-_BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_BAR = "{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 _HOUR = 3600.0
 
 
@@ -74,27 +74,26 @@ class _Bar:
 
     def __init__(self, bar: tqdm) -> None:
         self._bar, self._began = bar, time.monotonic()
-        self._items = self._done = 0
+        self._items, self._bytes = 0, 0.0
 
     def begin(self, planned: Plan) -> None:
-        self._items, self._done = len(planned.items), len(planned.known)
-        self._bar.total = len(planned.todo)
+        self._items = len(planned.items)
+        self._bar.total = sum(item.size for item in planned.todo.values())
         if planned.known:
             _say(f"{len(planned.known)} of {len(planned.items)} are done already, or failed before")
         if planned.damaged:
             _say(f"{len(planned.damaged)} were done, and their outputs are damaged or gone: they are done again")
 
     def part(self, part: float) -> None:
-        """Items that are done in part, added up."""
-        self._bar.n = self._done_now + part
+        """Bytes of the items at work that are done."""
+        self._bar.n = self._bytes + part
         self._bar.refresh()
 
-    _done_now = 0
-
     def done(self, number: int, record: Record, amounts: Amounts) -> None:
-        self._done_now += 1
-        self._bar.n = self._done_now
-        self._bar.set_postfix_str(f"{amounts}, {amounts.rate(time.monotonic() - self._began)}", refresh=False)
+        self._bytes += record.size
+        self._bar.n = self._bytes
+        rate = amounts.rate(time.monotonic() - self._began)
+        self._bar.set_postfix_str(f"{number}/{self._items}, {amounts}, {rate}", refresh=False)
         if record.status == "failed":
             _say(f"{number}/{self._items} error: {record.error['message'] if record.error else ''}")
         elif self._bar.disable:

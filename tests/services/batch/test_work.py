@@ -119,3 +119,30 @@ def test_fail_fast_leaves_the_rest(folder, work_through):
     assert statuses(work_through("tag", [folder / "in"], folder / "out", handler, fail_fast=True)) == ["done", "internal"]
     lines = (folder / "out" / "manifest.jsonl").read_text().splitlines()
     assert [Record.from_json(line).status for line in lines] == ["done", "failed"]
+
+
+@pytest.mark.parametrize("place", [".", "made"])
+def test_outputs_among_the_inputs_are_no_inputs_of_the_next_run(folder, work_through, place):
+    (folder / "in" / "mine.jsonl").write_text("a file of mine")
+    out, first, second = folder / "in" / place, Copies(), Copies()
+    names = sorted(str(path) for path in (folder / "in").rglob("*.*"))
+    if place == ".":
+        (folder / "in" / "mine.jsonl").unlink()
+        names.remove(str(folder / "in" / "mine.jsonl"))
+    work_through("tag", [folder / "in"], out, first)
+    records = work_through("tag", [folder / "in"], out, second)
+    assert (sorted(first.seen), second.seen) == (names, [])
+    assert [record.input for record in records] == names
+    if place == "made":
+        work_through("tag", [out / "a.jsonl"], folder / "again", second)
+        assert second.seen == [str(out / "a.jsonl")]
+
+
+def test_names_that_are_not_unicode_are_kept(tmp_path, work_through):
+    (tmp_path / "in").mkdir()
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / "in" / name).write_text("x")
+    for _ in range(2):
+        [record] = work_through("tag", [tmp_path / "in"], tmp_path / "out", Copies())
+        assert record.outputs[0].path == os.fsdecode(b"caf\xe9.jsonl")
+    assert (tmp_path / "out" / record.outputs[0].path).read_text() == "xx"

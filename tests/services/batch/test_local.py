@@ -1,0 +1,73 @@
+"""The pool of processes: shares of the processors, and what becomes of an item whose process dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from services.batch.local import Shares
+from tests.services.batch.corpus import Started, command, done_records, run, write_corpus
+
+
+@pytest.mark.parametrize(
+    ("cores", "items", "processes", "shares"),
+    [
+        (8, 100, None, Shares(8, 1)),
+        (8, 3, None, Shares(3, 2)),
+        (8, 1, None, Shares(1, 8)),
+        (8, 100, 3, Shares(3, 2)),
+        (2, 100, 4, Shares(4, 1)),
+    ],
+)
+def test_processors_are_shared_out(monkeypatch, cores, items, processes, shares):
+    monkeypatch.setattr("services.batch.local.usable", lambda: cores)
+    assert Shares.of(items, processes) == shares
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_dies_costs_its_item_and_no_other(tmp_path, tiny_separator):
+    bundle, corpus = tiny_separator(tmp_path), write_corpus(tmp_path / "corpus", 6)
+    arguments = command("separate", [str(corpus / "sounds" / "odd")], str(tmp_path / "out"), [bundle], "--processes", "1")
+    long = corpus / "sounds" / "odd" / "long.wav"
+    write_long(long)
+    started = Started(arguments)
+    killed = False
+    while not killed:  # the longest is the first; its process writes in a workplace
+        assert not started.ended()
+        time.sleep(0.01)
+        for child in psutil.Process(started.process.pid).children():
+            if any(str(tmp_path / "out" / ".convoy" / "work") in file.path for file in open_files(child)):
+                os.kill(child.pid, signal.SIGKILL)
+                killed = True
+    code, said = started.finish()
+    assert code == 1, said
+    [failed] = [record for record in manifest(tmp_path / "out") if record["status"] == "failed"]
+    assert (failed["input"], failed["error"]["code"]) == (str(long), "worker_died")
+    assert "got SIGKILL. Memory may have run out: try fewer --processes" in failed["error"]["message"]
+    assert done_records(tmp_path / "out") == 3
+    code, said = run([*arguments, "--retry-failed"])
+    assert code == 0, said
+    assert [record["status"] for record in manifest(tmp_path / "out")] == ["done"] * 4
+
+
+def open_files(process: psutil.Process) -> list:
+    try:
+        return process.open_files()
+    except psutil.Error:
+        return []
+
+
+def write_long(path):
+    import numpy as np
+    import soundfile
+
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(8000 * 900), 8000)
+
+
+def manifest(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
