@@ -58,7 +58,7 @@ class _Actor:
 
     def _one(self, item: Item) -> Record:
         key = self._assignment.key(item)
-        if (found := self._ledger.read([key]).get(key)) and found.status == "done" and not self._ledger.damaged([found]):
+        if (found := self._ledger.done(key)) and not self._ledger.damaged([found]):
             return found  # the actor before this one came so far
         return next(record for record in self._processes.run([item]) if record is not None)
 

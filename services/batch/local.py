@@ -102,7 +102,7 @@ class Processes:
             return future.result()
         except ProcessExpired as died:
             ledger, key = Ledger(Storage.at(self._assignment.out, self._assignment.patience)), self._assignment.key(item)
-            if (found := ledger.read([key]).get(key)) and found.status == "done":  # it died just after
+            if found := ledger.done(key):  # it died just after
                 return found
             record = Record.failed(item, key, _died(item, died.exitcode))
             ledger.write(record)

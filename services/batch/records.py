@@ -130,6 +130,11 @@ class Ledger:
             found = {key: _parsed(content) for key, content in zip(paths, contents, strict=True)}
         return {key: record for key, record in found.items() if record is not None and record.key == key}
 
+    def done(self, key: str) -> Record | None:
+        """The record of this key, if its item is done; asks for that file alone."""
+        record = _parsed(self._storage.read(_path("done", key)))
+        return record if record is not None and record.key == key else None
+
     def outputs(self) -> set[str]:
         """Addresses of everything that runs have put here."""
         names = self._storage.names(f"{_CONCEALED}/done")

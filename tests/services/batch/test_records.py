@@ -40,6 +40,7 @@ def test_records_are_kept_and_a_later_success_replaces_a_failure(tmp_path):
     done = Record.done(ITEM, key, [OutputFile("a.wav", 1, "0")], {"seconds": 1.5})
     ledger.write(done)
     assert ledger.read([key, "unknown"]) == {key: done}
+    assert (ledger.done(key), ledger.done("unknown")) == (done, None)
     assert list((tmp_path / ".convoy" / "failed").iterdir()) == []
 
 
