@@ -8,12 +8,27 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from models.runtime import threads
+from training.checkpoints import WholeFiles
+from training.leaving import LeaveOnSigterm
+
+
+class ConvoyCLI(LightningCLI):
+    """LightningCLI whose trainers write checkpoints that are whole or not there."""
+
+    def instantiate_trainer(self, **settings: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**settings)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no other one was asked for
+            trainer.strategy.checkpoint_io = WholeFiles()
+        return trainer
 
 
 def main(arguments: Sequence[str]) -> LightningCLI:
@@ -24,10 +39,12 @@ def main(arguments: Sequence[str]) -> LightningCLI:
     # Not `args=`: LightningCLI warns where a command line stands beside it, and the processes of a distributed run are
     # started with what stands in sys.argv.
     with _quiet(), mock.patch.object(sys, "argv", [sys.argv[0], *arguments]):
-        return LightningCLI(
+        return ConvoyCLI(
             seed_everything_default=1,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
+            # The data modules deal out batches themselves: dealt out again, most would go to nobody.
+            trainer_defaults={"use_distributed_sampler": False, "callbacks": [LeaveOnSigterm()]},
         )
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from lightning.pytorch.cli import LightningCLI
 
 from models.errors import ConfigError
 from models.tagger import Tagger
 from tests.training.corpora import columns, config, conllu, slash
 from training import cli
-from training.cli import main
+from training.cli import ConvoyCLI, main
 from training.export import export_bundle
 from training.tagger.module import TaggerModule
 
@@ -63,13 +62,13 @@ def watch(monkeypatch):
     """Add callbacks to the trainer that the command line makes."""
 
     def add(*callbacks):
-        class Watched(LightningCLI):
+        class Watched(ConvoyCLI):
             def instantiate_trainer(self, **settings):
                 trainer = super().instantiate_trainer(**settings)
                 trainer.callbacks[:0] = callbacks
                 return trainer
 
-        monkeypatch.setattr(cli, "LightningCLI", Watched)
+        monkeypatch.setattr(cli, "ConvoyCLI", Watched)
 
     return add
 
@@ -247,6 +246,6 @@ def test_threads(monkeypatch, wish, count):
     monkeypatch.setenv("OMP_NUM_THREADS", wish)
     monkeypatch.setattr(cli, "threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr(cli, "LightningCLI", lambda **_: None)
+    monkeypatch.setattr(cli, "ConvoyCLI", lambda **_: None)
     main(["fit"])
     assert chosen == [count]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from models.errors import ConfigError
 from models.segmenter.plan import Plan
-from training.places import Places
+from training.places import Loader, PlacedData, Places
+from training.processes import own_share
 from training.segmenter.annotation import Annotation
 from training.segmenter.augmentation import Augmentation
 from training.segmenter.cases import Case, find_cases, folds
@@ -61,7 +61,7 @@ class _Whole(Dataset[Prepared]):
         return self.cases[number]
 
 
-class SegmenterData(lightning.LightningDataModule):
+class SegmenterData(PlacedData):
     """Annotated volumes for ``SegmenterModule``.
 
     Args:
@@ -109,7 +109,6 @@ class SegmenterData(lightning.LightningDataModule):
         self.drawing, self.augmentation = drawing or Drawing(), augmentation
         self.batch_size, self.batches, self.validation_count = batch_size, batches, validation_count
         self.workers, self.seed = workers, seed
-        self.first_epoch = 0  # of this run: more than 0 where it goes on from a checkpoint
         self.plan: Plan | None = None
         self.cases: list[Case] = []  # that are trained on
         self.patches: Patches | None = None
@@ -132,33 +131,22 @@ class SegmenterData(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        places = Places(self.batches, rank, world)
-        places.set_epoch(self.first_epoch)
-        return DataLoader(
+        loader = Loader(
             cast(Any, self.patches),
             batch_size=None,
-            sampler=cast(Any, places),
+            sampler=cast(Any, Places(self.batches, rank, world)),
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+        return self.placed(loader)
 
     def val_dataloader(self) -> DataLoader[Prepared]:
-        # Each process judges its own share, and figures are summed.
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return DataLoader(cast(Any, _Whole(self.judged[rank::world])), batch_size=None, collate_fn=lambda case: case)
+        own = [self.judged[number] for number in own_share(len(self.judged), "volumes", self.trainer)]
+        return DataLoader(cast(Any, _Whole(own)), batch_size=None, collate_fn=lambda case: case)
 
     def test_dataloader(self) -> DataLoader[Prepared]:
         return self.val_dataloader()
-
-    def state_dict(self) -> dict[str, Any]:
-        # A resumed run's first batches are drawn before Lightning says which epoch it is.
-        trainer = cast(lightning.Trainer, self.trainer)
-        return {"epoch": trainer.current_epoch + int(trainer.is_last_batch)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.first_epoch = int(state_dict["epoch"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if isinstance(batch, Batch):

@@ -7,7 +7,7 @@ finite where nothing is annotated at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from models.errors import ConfigError
 
 UNANNOTATED = -1
+Mean = Callable[[Tensor], Tensor]  # of a number of each process, over the processes of a distributed run
 SMALL = 1e-5  # voxels; keeps Dice finite, and 1 where a class is neither there nor predicted
 
 
@@ -46,36 +47,42 @@ class Loss:
             expected = "a number from 0 for each class, one of them above"
             raise ConfigError("not weights", where="class_weights", expected=expected, got=self.class_weights)
 
-    def __call__(self, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The loss of each head's scores, the finest first, against labels of the finest resolution, weighted and summed."""
+    def __call__(self, scores: Sequence[Tensor], labels: Tensor, mean: Mean | None = None) -> Tensor:
+        """The loss of each head's scores, the finest first, against labels of the finest resolution, weighted and summed.
+
+        ``mean`` makes the mean of this loss over the processes of a distributed run that of one process with all their volumes.
+        """
         weights = self.depths or [0.5**depth for depth in range(len(scores))]
         if len(weights) != len(scores):
             raise ConfigError("not as many weights as heads", where="depths", expected=str(len(scores)), got=len(weights))
         losses = [
-            weight * self.single(each, coarser(labels, each.shape[2:], each.shape[1]))
+            weight * self.single(each, coarser(labels, each.shape[2:], each.shape[1]), mean)
             for weight, each in zip(weights, scores, strict=True)
         ]
         return torch.stack(losses).sum() / sum(weights)
 
-    def single(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def single(self, scores: Tensor, labels: Tensor, mean: Mean | None = None) -> Tensor:
         """Of one head, at its own resolution."""
         loss = scores.new_zeros(())
         if self.cross_entropy:
-            loss = loss + self.cross_entropy * cross_entropy(scores, labels, self.class_weights)
+            loss = loss + self.cross_entropy * cross_entropy(scores, labels, self.class_weights, mean)
         if self.dice:
             loss = loss + self.dice * dice(scores, labels, self.background)
         return loss
 
 
-def cross_entropy(scores: Tensor, labels: Tensor, class_weights: Sequence[float] | None = None) -> Tensor:
-    """Mean over annotated voxels, each weighted by its class."""
+def cross_entropy(
+    scores: Tensor, labels: Tensor, class_weights: Sequence[float] | None = None, mean: Mean | None = None
+) -> Tensor:
+    """Mean over annotated voxels, each weighted by its class; see ``Loss`` for ``mean``."""
     weights = None if class_weights is None else scores.new_tensor(list(class_weights))
     if weights is not None and len(weights) != scores.shape[1]:
         raise ConfigError("not a weight for each class", where="class_weights", expected=str(scores.shape[1]), got=len(weights))
     total = F.cross_entropy(scores, labels, weights, ignore_index=UNANNOTATED, reduction="sum")
     annotated = labels[labels != UNANNOTATED]
     mass = weights[annotated].sum() if weights is not None else scores.new_tensor(float(annotated.numel()))
-    return total / mass.clamp(min=SMALL)
+    # Batches of sparse annotation hold more or fewer voxels. Dice needs none of this: it is a mean over volumes and classes.
+    return total / (mass if mean is None else mean(mass)).clamp(min=SMALL)
 
 
 def dice(scores: Tensor, labels: Tensor, background: bool = False) -> Tensor:

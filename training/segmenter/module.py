@@ -18,6 +18,7 @@ from models.segmenter.plan import Plan, Size
 from models.segmenter.tiling import Floats
 from models.segmenter.whole import Layout, decide, score_volume
 from training.optimizers import Optimizer, Schedule, make_optimizer, rate, scheduled
+from training.processes import mean_over_processes
 from training.segmenter.data import SegmenterData
 from training.segmenter.losses import UNANNOTATED, Loss
 from training.segmenter.patches import Batch, cut
@@ -89,7 +90,7 @@ class SegmenterModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         scores = [each.float() for each in self.run(batch.volume)]
-        loss = self.loss(scores, self._covered(batch.labels, scores[0]))
+        loss = self.loss(scores, self._covered(batch.labels, scores[0]), partial(mean_over_processes, self))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.volume))
         return loss
 

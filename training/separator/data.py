@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.errors import ConfigError
-from training.places import Place, Places
+from training.places import Loader, Place, PlacedData, Places
+from training.processes import own_share
 from training.separator.mixtures import FixedMixture, FixedMixtures, read_list
 from training.separator.speech import DynamicMixtures, Mixing, Recordings
 
@@ -85,7 +85,7 @@ class _Fixed(Dataset[Batch]):
         return Batch(mixture[None, :stop], voices[None, :, :stop])
 
 
-class SeparatorData(lightning.LightningDataModule):
+class SeparatorData(PlacedData):
     """Speech for ``SeparatorModule``.
 
     Args:
@@ -122,7 +122,6 @@ class SeparatorData(lightning.LightningDataModule):
         if self.stages[0].epoch != 0:
             raise ConfigError("no stage for the first epochs", where="stages", expected="one with epoch 0")
         self.batches, self.keep, self.workers, self.seed = batches, keep, workers, seed
-        self.first_epoch = 0  # of this run: more than 0 where it goes on from a checkpoint
         self.drawn: _Drawn | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -132,30 +131,21 @@ class SeparatorData(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        places = Places(self.batches, rank, world)
-        places.set_epoch(self.first_epoch)
-        return DataLoader(
+        loader = Loader(
             cast(Any, self.drawn),
             batch_size=None,
-            sampler=cast(Any, places),
+            sampler=cast(Any, Places(self.batches, rank, world)),
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+        return self.placed(loader)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._fixed(self.validation)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._fixed(self.test)
-
-    def state_dict(self) -> dict[str, Any]:
-        # A resumed run's first batches are drawn before Lightning says which epoch it is.
-        trainer = cast(lightning.Trainer, self.trainer)
-        return {"epoch": trainer.current_epoch + int(trainer.is_last_batch)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.first_epoch = int(state_dict["epoch"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return Batch(batch.mixture.to(device, non_blocking=True), batch.voices.to(device, non_blocking=True))
@@ -170,6 +160,7 @@ class SeparatorData(lightning.LightningDataModule):
 
     def _fixed(self, settings: MixtureList) -> DataLoader[Batch]:
         mixtures = read_list(settings.path, settings.folder)[: settings.count]
+        mixtures = [mixtures[number] for number in own_share(len(mixtures), "mixtures", self.trainer)]
         return DataLoader(cast(Any, _Fixed(mixtures, self.sample_rate, settings.seconds)), batch_size=None)
 
 

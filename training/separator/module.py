@@ -15,6 +15,7 @@ from torch import Tensor
 from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.transformer import DualPathSettings
 from training.optimizers import Optimizer, Schedule, make_optimizer, rate, scheduled
+from training.places import draw_by_place
 from training.separator.data import Batch, SeparatorData
 from training.separator.export import OVERLAP_SECONDS, WINDOW_SECONDS, preprocessing_of
 from training.separator.filterbank import gammatones, synthesis
@@ -110,6 +111,12 @@ class SeparatorModule(lightning.LightningModule):
         return voices
 
     # Steps
+
+    def on_fit_start(self) -> None:
+        self.seed = torch.initial_seed()  # that of `seed_everything`
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        draw_by_place(self.seed, self.current_epoch, batch_idx, self.global_rank)  # dropout of a dual-path transformer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         *before, last = self.run(batch.mixture)

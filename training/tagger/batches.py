@@ -1,7 +1,6 @@
 """From sentences to padded batches, the same for the same (seed, epoch).
 
-Batches hold sentences of like length up to a number of tokens and are dealt out to the processes of a distributed run;
-the state of the loader is nothing but the epoch, so a resumed run sees the batches that an uninterrupted one sees.
+Batches hold sentences of like length up to a number of tokens and are dealt out to the processes of a distributed run.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ class BatchSampler(Sampler[list[int]]):
 
     def __init__(self, dataset: TaggedSentences, tokens: int, shuffle: bool, seed: int, rank: int = 0, world: int = 1) -> None:
         self.dataset, self.tokens, self.shuffle, self.seed = dataset, tokens, shuffle, seed
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world, self.epoch, self.first = rank, world, 0, 0
         order = self._order(np.random.default_rng((seed, 0)))
         self._count = math.ceil(sum(1 for _ in self._cut(order, tokens)) / world) * world
         if self._count > len(order):
@@ -136,7 +135,7 @@ class BatchSampler(Sampler[list[int]]):
         batches = self._exactly(self._order(random))
         if self.shuffle:
             batches = [batches[number] for number in random.permutation(len(batches))]
-        return iter(batches[self.rank :: self.world])
+        return iter(batches[self.rank :: self.world][self.first :])
 
     def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
         """Sentences of this epoch, corpus by corpus, shorter ones first, with some noise when shuffling."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from models.tagger.features import TypeMemory, View
 from models.tagger.labels import Scheme, convert, validate
 from models.tagger.lexicon import Lexicon
 from models.tagger.vectors import VectorTable, read_vectors
+from training.places import Loader, PlacedData
 from training.tagger.batches import Batch, BatchSampler, TaggedSentences
 from training.tagger.corpora import Sentence, read_corpus, split
 from training.tagger.lexicon import read_lexicon
@@ -83,7 +83,7 @@ class TaggerTask:
         object.__setattr__(self, "scheme", Scheme(self.scheme))
 
 
-class TaggerData(lightning.LightningDataModule):
+class TaggerData(PlacedData):
     """Corpora for training, validation and test, and the vocabulary computed from them.
 
     Args:
@@ -133,7 +133,6 @@ class TaggerData(lightning.LightningDataModule):
         self.lexicon = lexicon
         self.longest_spelling, self.letter_minimum_count = letters, letter_minimum_count
         self.batch_tokens, self.longest, self.workers = batch_tokens, longest, workers
-        self.first_epoch = 0  # of this run: more than 0 where it goes on from a checkpoint
         self.vocabulary: Vocabulary | None = None
         self.matrices: list[NDArray[np.float32] | None] = []
         self.parts: dict[str, list[Sentence]] = {}
@@ -171,14 +170,6 @@ class TaggerData(lightning.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._loader("test")
-
-    def state_dict(self) -> dict[str, Any]:
-        # A resumed run's first batches are drawn before Lightning says which epoch it is.
-        trainer = cast(lightning.Trainer, self.trainer)
-        return {"epoch": trainer.current_epoch + int(trainer.is_last_batch)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.first_epoch = int(state_dict["epoch"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -273,9 +264,8 @@ class TaggerData(lightning.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = BatchSampler(dataset, self.batch_tokens, shuffle, self.seed, rank, world)
-        sampler.set_epoch(self.first_epoch)
         pinned = torch.cuda.is_available()
-        return DataLoader(
+        loader = (Loader if part == "train" else DataLoader)(
             cast(Any, dataset),  # its items are numbers, which collate makes a Batch of
             batch_sampler=cast(Any, sampler),
             collate_fn=dataset.collate,
@@ -283,6 +273,7 @@ class TaggerData(lightning.LightningDataModule):
             pin_memory=pinned,
             persistent_workers=self.workers > 0,
         )
+        return self.placed(loader) if isinstance(loader, Loader) else loader
 
 
 def to_characters(words: Sequence[str], labels: Sequence[str]) -> tuple[list[str], list[str]]:

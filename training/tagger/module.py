@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ from models.tagger.features import FIRST_LETTER_ID
 from models.tagger.labels import transitions
 from models.tagger.network import Letters, TextCNN, TextCNNSettings
 from training.optimizers import Optimizer, Schedule, make_optimizer, rate, scheduled
+from training.places import draw_by_place
+from training.processes import mean_over_processes
 from training.tagger.batches import IGNORED, Batch
 from training.tagger.data import TaggerData, TaggerTask
 from training.tagger.vocabulary import Vocabulary
@@ -175,25 +176,23 @@ class TaggerModule(lightning.LightningModule):
         self.seed = torch.initial_seed()  # that of `seed_everything`
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout depends on the place of the batch alone: a resumed run draws what an uninterrupted one draws. Not once an
-        # epoch: Lightning makes the iterator over the loader, which draws a number too, before or after that.
-        seed = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx, self.global_rank))
-        torch.manual_seed(int(seed.generate_state(1)[0]))
+        draw_by_place(self.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         network = cast(TextCNN, self.network)
         rows = self._lose(self._lose(batch.rows, self.word_dropout, 1), self.vector_dropout, batch.rows.shape[1])
         hidden = network.hidden(self.tables(rows), batch.letters, batch.index)
         total = _untouched(network) if self.trainer.world_size > 1 else hidden.new_zeros(())
+        weights = self._weights(batch)
         for name, labels in batch.labels.items():
             if name == "labels":
                 loss = self._loss(network, network.classify(hidden), labels)
                 self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
-                total = total + loss
+                total = total + weights[name] * loss
             else:
                 loss = self._cross_entropy(network.auxiliary[name](hidden), labels)
                 self.log(f"train/{name}_loss", loss, batch_size=len(labels))
-                total = total + self.auxiliary_weight * loss
+                total = total + weights[name] * self.auxiliary_weight * loss
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -219,6 +218,17 @@ class TaggerModule(lightning.LightningModule):
         return scheduled(optimizer, partial(rate, warmup=self.warmup, schedule=self.schedule), self.trainer)
 
     # In detail
+
+    def _weights(self, batch: Batch) -> dict[str, float]:
+        """What the mean over this process's tokens of each label set counts for in the mean over all processes' tokens."""
+        if self.trainer.world_size == 1:
+            return dict.fromkeys(batch.labels, 1.0)
+        names = sorted(self.vocabulary.labels)  # of all processes the same, whatever their batches hold
+        counts = batch.index.new_zeros(len(names), dtype=torch.float32)
+        for name, labels in batch.labels.items():
+            counts[names.index(name)] = (labels != IGNORED).sum()
+        weights = counts / mean_over_processes(self, counts).clamp(min=1e-6)
+        return dict(zip(names, weights.tolist(), strict=True))
 
     def _lose(self, rows: Tensor, chance: float, views: int) -> Tensor:
         """Make vectors unknown at random: all of a word's at once (``views`` 1), or each on its own."""

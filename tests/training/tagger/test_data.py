@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,15 +108,31 @@ def test_lightning_finds_the_sampler_to_tell_the_epoch_to():
     assert list(found.batch_sampler) != first
 
 
-def test_a_run_that_goes_on_begins_with_the_batches_of_its_epoch():
-    """Lightning draws them before it tells the epoch."""
-    data = dataset([5] * 50)
-    loader = TaggerData([Corpus("nowhere")], batch_tokens=50)
-    loader.datasets = {"train": data}
-    for last_batch, epoch in ((True, 3), (False, 2)):  # saved after an epoch, and inside one
-        loader.trainer = SimpleNamespace(current_epoch=2, is_last_batch=last_batch, global_rank=0, world_size=1)
-        loader.load_state_dict(loader.state_dict())
-        assert list(loader.train_dataloader().batch_sampler) == batches(data, epoch=epoch)
+@pytest.mark.parametrize("workers", [0, 2])  # processes that make batches ahead of what is learnt from
+@pytest.mark.parametrize("seen", [0, 2, 5])
+def test_a_run_that_goes_on_begins_with_the_next_batch_of_its_epoch(seen, workers):
+    def data():
+        made = TaggerData([Corpus("nowhere")], batch_tokens=50, workers=workers)
+        made.datasets = {"train": dataset([5] * 50)}
+        made.datasets["train"].collate = list  # the numbers of the sentences
+        return made
+
+    def rows(loader, epoch, most=None):
+        loader.batch_sampler.set_epoch(epoch)
+        return [batch for _, batch in zip(range(99 if most is None else most), loader, strict=False)]
+
+    before, after = data(), data()
+    loader = before.train_dataloader()
+    whole = rows(loader, 2)
+    assert len(whole) == 5
+    rows(loader, 2, seen)
+    after.load_state_dict(before.state_dict())
+    loader = after.train_dataloader()
+    goes_on = iter(loader)  # Lightning makes the iterator before it tells the epoch
+    loader.batch_sampler.set_epoch(2 if seen % 5 else 3)
+    first = list(goes_on)
+    assert first == (whole[seen:] if seen % 5 else rows(before.train_dataloader(), 3))
+    assert rows(loader, 4) == rows(before.train_dataloader(), 4), "the epochs after it are whole"
 
 
 # ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────────
