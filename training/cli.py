@@ -59,6 +59,8 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Of course: the logger and the copy of the config stand in the same folder.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # Nothing is to be restored: the weights of such a checkpoint are the average.
+        warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading a checkpoint outside")
         # Convoy's own returns every sentence.
         warnings.filterwarnings("ignore", message=".*custom batch sampler `BatchSampler` for prediction")
         tips.addFilter(_is_no_advertisement)

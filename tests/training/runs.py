@@ -23,14 +23,22 @@ TASKS = ("tagger", "separator", "segmenter")
 
 
 class Interrupt(lightning.Callback):
-    """Sends a signal to this process, or to all of the run's, when a batch is about to be learnt from."""
+    """Sends a signal to the first process, or to all of the run's, when a batch is about to be learnt from."""
 
     def __init__(self, number: int, epoch: int, batch: int, everybody: bool = False) -> None:
         self.number, self.place, self.everybody = number, (epoch, batch), everybody
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if (trainer.current_epoch, batch_idx) == self.place:
+        if (trainer.current_epoch, batch_idx) == self.place and trainer.is_global_zero:
             os.killpg(0, self.number) if self.everybody else os.kill(os.getpid(), self.number)
+
+
+class KeepGradients(lightning.Callback):
+    """Writes down what the first step goes by."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if trainer.global_step == 0 and trainer.is_global_zero:
+            torch.save({name: each.grad for name, each in module.named_parameters() if each.requires_grad}, "gradients.pt")
 
 
 def write_run(task: str, folder: Path, **trainer: object) -> Path:
@@ -113,12 +121,17 @@ def ended(process: subprocess.Popen, code: int = 0) -> str:
 
 def interrupted(path: Path, *more: str, number: int, code: int, **interrupt: object) -> str:
     """Run `fit` in a process that interrupts itself, see ``Interrupt``."""
-    settings = yaml.safe_load(path.read_text("utf-8"))
-    callback = {"class_path": "tests.training.runs.Interrupt", "init_args": interrupt | {"number": int(number)}}
-    settings["trainer"]["callbacks"].append(callback)
-    other = path.with_name("interrupted.yaml")
-    other.write_text(yaml.safe_dump(settings), "utf-8")
+    other = with_callback(path, "Interrupt", **interrupt, number=int(number))
     return ended(start(path.parent, "fit", "--config", str(other), *more), code)
+
+
+def with_callback(path: Path, name: str, **settings: object) -> Path:
+    """A config with one more callback, of this module."""
+    config = yaml.safe_load(path.read_text("utf-8"))
+    config["trainer"]["callbacks"].append({"class_path": f"{__name__}.{name}", "init_args": settings})
+    other = path.with_name("more.yaml")
+    other.write_text(yaml.safe_dump(config), "utf-8")
+    return other
 
 
 def fit(path: Path, *more: str) -> dict:

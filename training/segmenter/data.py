@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,19 +115,37 @@ class SegmenterData(PlacedData):
         self.patches: Patches | None = None
         self.judged: list[Prepared] = []
 
+    def prepare_data(self) -> None:
+        # Lightning calls this once on a machine, before every process calls `setup`, which then finds plan and volumes.
+        trainer = self.trainer
+        self._prepare(*self._planned(), trainer is None or trainer.state.fn == "fit")
+
     def setup(self, stage: str | None = None) -> None:
         if self.plan is not None:
             return
+        plan, train, judged = self._planned()
+        self.plan, self.cases = plan, train
+        self.judged, prepared = self._prepare(plan, train, judged, stage in (None, "fit"))
+        if prepared:
+            size = self.drawing.patch or plan.window
+            self.patches = Patches(prepared, size, self.batch_size, self.drawing, self.augmentation, self.seed)
+
+    def _planned(self) -> tuple[Plan, list[Case], list[Case]]:
+        """The plan, the cases to train on, and those to judge by."""
         found = find_cases(self.train, self.group)
         train, judged = self.split(found.cases) if self.validation is None else (found.cases, find_cases(self.validation).cases)
         if not self.plan_path.exists():
-            make_plan(train, found.classes, self.annotation, voxels=self.window_voxels).write(self.plan_path)
-        self.plan, self.cases = (plan := Plan.read(self.plan_path)), train
-        self.judged = [prepare(case, plan, self.validation_annotation, self.cache) for case in judged[: self.validation_count]]
-        if stage in (None, "fit"):
-            prepared = [prepare(case, plan, self.annotation, self.cache) for case in train]
-            size = self.drawing.patch or plan.window
-            self.patches = Patches(prepared, size, self.batch_size, self.drawing, self.augmentation, self.seed)
+            partial = self.plan_path.with_name(f".{self.plan_path.name}.{os.getpid()}")  # another machine may be reading
+            make_plan(train, found.classes, self.annotation, voxels=self.window_voxels).write(partial)
+            partial.replace(self.plan_path)
+        return Plan.read(self.plan_path), train, judged[: self.validation_count]
+
+    def _prepare(
+        self, plan: Plan, train: Sequence[Case], judged: Sequence[Case], fitting: bool
+    ) -> tuple[list[Prepared], list[Prepared]]:
+        """Volumes to judge by, and where ``fitting`` those to train on."""
+        to_judge = [prepare(case, plan, self.validation_annotation, self.cache) for case in judged]
+        return to_judge, [prepare(case, plan, self.annotation, self.cache) for case in train if fitting]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
