@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 
 import lightning
@@ -11,7 +12,7 @@ import yaml
 
 from models.errors import ConfigError
 from tests.training.corpora import slash
-from tests.training.runs import ended, start, with_callback, write_run
+from tests.training.runs import ended, interrupted, start, with_callback, write_run
 from training.cli import main
 from training.processes import own_share
 from training.tagger.batches import IGNORED, BatchSampler
@@ -123,3 +124,11 @@ def test_what_is_judged_is_shared_without_a_rest_and_without_doubles():
     assert sorted(number for share in shares for number in share) == list(range(7))
     with pytest.raises(ConfigError, match=r"too few volumes.*at least 3.*got 2.*fewer processes"):
         own_share(2, "volumes", SimpleNamespace(global_rank=0, world_size=3))
+
+
+def test_two_processes_of_which_one_is_told_to_go_leave_together(tmp_path):
+    path = write_run("tagger", tmp_path)
+    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    said = interrupted(path, *two, number=signal.SIGTERM, epoch=1, batch=0, code=143)
+    assert "Ended by SIGTERM after step 4" in said
+    assert torch.load(tmp_path / "runs/x/last.ckpt", weights_only=True)["global_step"] == 4
