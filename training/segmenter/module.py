@@ -21,6 +21,7 @@ from training.optimizers import Optimizer, Schedule, make_optimizer, rate, sched
 from training.processes import mean_over_processes
 from training.segmenter.data import SegmenterData
 from training.segmenter.losses import UNANNOTATED, Loss
+from training.segmenter.memory import recompute_pairs
 from training.segmenter.patches import Batch, cut
 from training.segmenter.prepared import Prepared
 from training.start import start_from
@@ -40,6 +41,10 @@ class SegmenterModule(lightning.LightningModule):
         schedule: cosine down to zero, constant, or a trapezoid, after the warm-up; see ``training.optimizers.rate``.
         falling: share of the steps in which a trapezoid goes down.
         compile: let torch compile the network.
+        channels_last: keep channels side by side in memory.
+        recompute: keep no activations inside the pairs of convolutions, and compute them again for the gradient: larger patches
+            for more time (activation checkpointing, Chen et al. 2016, arXiv:1604.06174). Not with batch norm, which would count
+            every batch twice.
         overlap: of the windows of volumes that are judged during training.
     """
 
@@ -55,6 +60,8 @@ class SegmenterModule(lightning.LightningModule):
         schedule: Schedule = "cosine",
         falling: float = 0.25,
         compile: bool = False,
+        channels_last: bool = False,
+        recompute: bool = False,
         overlap: float = 0.25,
     ) -> None:
         super().__init__()
@@ -64,6 +71,10 @@ class SegmenterModule(lightning.LightningModule):
         self.network = UNet(network)
         if start:
             start_from(self.network, start)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last_3d)  # of the kernels; activations follow
+        if recompute:
+            recompute_pairs(self.network)
         self.run = torch.compile(self.network.each_head, dynamic=False) if compile else self.network.each_head
         self.plan: Plan | None = None
         self.sums: dict[str, Tensor] = {}

@@ -84,6 +84,26 @@ def test_what_would_fail_after_hours_fails_at_once(tmp_path, settings, said):
         trained(tmp_path, settings)
 
 
+def test_activations_that_are_computed_again_cost_less_memory_and_give_the_same_gradient():
+    def step(**settings):
+        torch.manual_seed(0)
+        module = SegmenterModule(UNetSettings(classes=3, channels=(8, 16, 16), heads=2), **settings)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.nbytes) or each, lambda each: each):
+            scores = module.run(torch.randn(2, 1, 16, 16, 16))
+        loss = module.loss(scores, torch.randint(-1, 3, (2, 16, 16, 16)))
+        loss.backward()
+        return sum(kept), {name: each.grad for name, each in module.named_parameters()}
+
+    size, plain = step()
+    assert step(recompute=True)[0] < 0.5 * size
+    for settings in ({}, {"recompute": True}, {"recompute": True, "channels_last": True}):
+        for name, gradient in step(**settings)[1].items():
+            torch.testing.assert_close(gradient, plain[name], rtol=1e-3, atol=1e-5)
+    with pytest.raises(ConfigError, match="batch norm"):
+        SegmenterModule(UNetSettings(norm="batch"), recompute=True)
+
+
 def test_the_rest_of_a_volume_is_painted_from_a_few_slices_of_it(tmp_path):
     values, labels = ball((20, 26, 22), 4)
     affine = np.array([[0, 0, -1.0, 4], [1.0, 0, 0, 2], [0, -1.0, 0, 7], [0, 0, 0, 1]])
