@@ -41,7 +41,7 @@ class SegmenterModule(lightning.LightningModule):
         schedule: cosine down to zero, constant, or a trapezoid, after the warm-up; see ``training.optimizers.rate``.
         falling: share of the steps in which a trapezoid goes down.
         compile: let torch compile the network.
-        channels_last: keep channels side by side in memory.
+        channels_last: keep channels side by side in memory, for GPUs; on a CPU it made a step no faster.
         recompute: keep no activations inside the pairs of convolutions, and compute them again for the gradient: larger patches
             for more time (activation checkpointing, Chen et al. 2016, arXiv:1604.06174). Not with batch norm, which would count
             every batch twice.
