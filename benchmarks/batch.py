@@ -33,7 +33,7 @@ TASKS = {
     "separate": ("sounds", ["separator-2speakers"]),
     "segment": ("volumes", ["segmenter-hippocampus"]),
 }
-FAILED = 4  # broken files of each kind: exit code 1
+RAY = str(Path(sys.executable).parent / "ray")
 
 
 def main() -> None:
@@ -121,6 +121,8 @@ class Nodes:
     def __init__(self, folder: str) -> None:
         self.address = "127.0.0.1:6399"
         self._folder = folder
+        os.environ["RAY_AUTH_MODE"] = "token"  # here and for the runs: unset, only the head takes it from the token that is there
+        subprocess.run([RAY, "get-auth-token", "--generate"], check=True, capture_output=True)
         self._ray("start", "--head", "--port", "6399", "--temp-dir", folder)
         self._second = self._join()
 
@@ -132,7 +134,7 @@ class Nodes:
         return ", and a node lost"
 
     def close(self) -> None:
-        subprocess.run([str(Path(sys.executable).parent / "ray"), "stop", "--force"], capture_output=True)
+        subprocess.run([RAY, "stop", "--force"], capture_output=True)
 
     def _join(self) -> psutil.Process:
         before = {process.pid for process in psutil.process_iter() if process.name() == "raylet"}
@@ -141,7 +143,7 @@ class Nodes:
         return raylet
 
     def _ray(self, *arguments: str) -> None:
-        program = [str(Path(sys.executable).parent / "ray"), *arguments, "--num-cpus", "1", "--disable-usage-stats"]
+        program = [RAY, *arguments, "--num-cpus", "1", "--disable-usage-stats"]
         done = subprocess.run(program, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
         if done.returncode:
             sys.exit(done.stdout + done.stderr)
