@@ -146,8 +146,8 @@ def marginals(scores: Floats, lengths: Integers, transitions: Transitions) -> Do
 
 
 def _product(rows: Doubles, matrix: Doubles) -> Doubles:
-    """``rows @ matrix``, some rows at a time: OpenBLAS shares larger products out among all processors and spins until the last is
-    done, fifty times as long for these small ones wherever another thread or process is at work.
+    """``rows @ matrix``, some rows at a time: OpenBLAS shares larger ones out among all processors and spins until the last is
+    done, which takes fifty times as long wherever another thread or process is at work.
     """
     most = max(1, ONE_THREAD // matrix.size)
     if len(rows) <= most:
