@@ -3,8 +3,8 @@
     python benchmarks/training_settings.py separator --rounds 7
     python benchmarks/training_settings.py segmenter
 
-A step is forward, backward and Adam, on noise: the separator of ``separator-2speakers.yaml`` on 3 × 2 s, a U-Net of 16, 32, 64 and
-128 channels on 2 × 32×48×32 voxels; ``accumulate`` is one patch four times in place of four at once.
+A step is forward, backward and Adam, on noise: the separator of ``separator-2speakers.yaml`` on 3 × 2 s, a U-Net of 16, 32, 64
+and 128 channels on 2 × 32×48×32 voxels; ``accumulate`` is one patch four times in place of four at once.
 """
 
 from __future__ import annotations
