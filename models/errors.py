@@ -23,6 +23,7 @@
     │       └── VolumeValuesError     voxels that are no numbers
     ├── BundleError           a bundle is missing, damaged or of another version
     ├── ConfigError           settings that do not fit together
+    │   └── OutputError           an output cannot be written
     └── UnavailableError      busy, starting or stopping                       HTTP 503
         └── StoppedError      stopped because somebody asked for it
 
@@ -149,6 +150,10 @@ class BundleError(ConvoyError):
 
 class ConfigError(ConvoyError):
     code = "config_invalid"
+
+
+class OutputError(ConfigError):
+    pass
 
 
 class UnavailableError(ConvoyError):

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from models.errors import ConfigError
+from models.errors import ConfigError, OutputError
 from models.separator.levels import Samples
 
 Layout = Literal["channels", "files"]
@@ -119,7 +119,7 @@ def write_voices(blocks: Iterable[Samples], target: Target) -> Written:
     """Write voices (C, n), block by block. The files appear under their names when they are complete, or not at all.
 
     Raises:
-        ConfigError: the disk refuses.
+        OutputError: the disk refuses.
     """
     try:
         target.path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def write_voices(blocks: Iterable[Samples], target: Target) -> Written:
             with _kept(blocks, target) as (again, scale):
                 count = _write(again, target)
     except (OSError, soundfile.SoundFileRuntimeError) as problem:
-        raise ConfigError("the output cannot be written", where=str(target.path), got=problem) from problem
+        raise OutputError("the output cannot be written", where=str(target.path), got=problem) from problem
     return Written(target.paths, count / target.sample_rate, target.sample_rate, scale)
 
 

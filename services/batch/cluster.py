@@ -112,7 +112,7 @@ def _ray() -> Any:
 
 def _connect(ray: Any, cluster: Cluster) -> None:
     try:
-        ray.init(address=cluster.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=cluster.address or "local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as problem:
         fix = "See that the cluster runs and that its version of Ray is this one's."
         raise ConfigError("the cluster cannot be reached", where="--address", got=problem, fix=fix) from problem

@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-import fsspec
-
 from models.errors import InputError, UnavailableError
+from services.batch.places import located
 from services.batch.sources import STDIN, Item
 from services.batch.storage import passing, patiently
 
 
 class UnreachableError(UnavailableError):
-    """The file system where an input lies does not answer."""
+    """An input cannot be reached now: it may be another time."""
 
     code = "input_unreachable"
 
@@ -34,22 +33,22 @@ def fetched(item: Item, patience: float, stdin: Path | None = None) -> Iterator[
         stdin: the file that holds what came there.
 
     Raises:
-        InputError: it is gone, or must not be read.
-        UnreachableError: its file system has not answered for `patience` seconds.
+        UnreachableError: it is gone, may not be read, or its file system has not answered for `patience` seconds.
+        InputError: it cannot be fetched, and never will.
     """
     if "://" not in item.address:
         path = stdin if stdin is not None and item.address == STDIN else Path(item.address)
         if not path.exists():
-            raise InputError("the input is gone", where=item.address)
+            raise UnreachableError("the input is gone", where=item.address)
         if not os.access(path, os.R_OK):
-            raise InputError("the input may not be read", where=item.address, fix="See to its permissions.")
+            raise UnreachableError("the input may not be read", where=item.address, fix="See to its permissions.")
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="convoy-", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / (PurePosixPath(item.address.partition("://")[2]).name or "input")
 
         def fetch() -> None:
-            filesystem, remote = fsspec.core.url_to_fs(item.address)
+            filesystem, remote = located(item.address)
             filesystem.get_file(remote, str(copy))
             if item.size and copy.stat().st_size != item.size:
                 raise OSError(f"{copy.stat().st_size} bytes came, and {item.size} are there")
@@ -68,7 +67,8 @@ def opened(item: Item) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        with fsspec.open(item.address, "rb") as stream:
+        filesystem, path = located(item.address)
+        with filesystem.open(path, "rb") as stream:
             yield stream
     except OSError as problem:
         raise InputError("cannot be read", where=item.address, got=problem.strerror or problem) from problem

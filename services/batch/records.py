@@ -12,15 +12,19 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from models.errors import ConvoyError, UnavailableError
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from models.errors import ConvoyError, OutputError, UnavailableError
 from services.batch.sources import Item
 from services.batch.storage import OutputFile, Storage
 
 _AT_ONCE = 16
 _CONCEALED = ".convoy"
+MANIFESTS = ("manifest.jsonl", "manifest.parquet")
 
 
 class WorkerDiedError(ConvoyError):
@@ -63,35 +67,47 @@ class Assignment:
         return hashlib.sha256(json.dumps(decides, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+class Told(TypedDict):
+    """An error, as it is recorded."""
+
+    code: str
+    message: str
+    passing: bool
+
+
 @dataclass(frozen=True)
 class Record:
     """What became of an item.
 
     Attributes:
+        output: the outputs' common name, without an ending.
         outputs: files, by name.
         facts: of the content: seconds, voxels, texts …
         error: its code and message, and whether it may pass by itself (``passing``).
     """
 
     input: str
+    output: str
     size: int
     tag: str
     key: str
     status: Literal["done", "failed"]
     outputs: list[OutputFile] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, Any] | None = None
+    error: Told | None = None
 
     @classmethod
     def done(cls, item: Item, key: str, outputs: list[OutputFile], facts: dict[str, Any]) -> Record:
-        return cls(item.address, item.size, item.tag, key, "done", outputs, facts)
+        return cls(item.address, item.output, item.size, item.tag, key, "done", outputs, facts)
 
     @classmethod
-    def failed(cls, item: Item, key: str, error: Exception) -> Record:
+    def failed(cls, item: Item, key: str, error: Exception, workplace: Path | None = None) -> Record:
+        """Of an error; names in the workplace, which are others at each attempt, become those below the output folder."""
         code = error.code if isinstance(error, ConvoyError) else "internal"
         message = error.message if isinstance(error, ConvoyError) else f"{type(error).__name__}: {error}"
-        told = {"code": code, "message": message, "passing": isinstance(error, UnavailableError)}
-        return cls(item.address, item.size, item.tag, key, "failed", error=told)
+        message = message.replace(f"{workplace}/", "") if workplace else message
+        told: Told = {"code": code, "message": message, "passing": isinstance(error, UnavailableError | OutputError | OSError)}
+        return cls(item.address, item.output, item.size, item.tag, key, "failed", error=told)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -100,11 +116,17 @@ class Record:
     def from_json(cls, text: str | bytes) -> Record:
         """Raises ValueError where it is none."""
         try:
-            content = json.loads(text)
-            content["outputs"] = [OutputFile(**each) for each in content["outputs"]]
-            return cls(**content)
-        except (TypeError, KeyError) as problem:
+            record = _RECORD.validate_python(json.loads(text))
+        except RecursionError as problem:
             raise ValueError("not a record") from problem
+        if (record.status == "done") != bool(record.outputs) or (record.status == "failed") != bool(record.error):
+            raise ValueError("not a record: it says two things")
+        if any(PurePosixPath(each.path).is_absolute() or ".." in each.path.split("/") for each in record.outputs):
+            raise ValueError("not a record: its outputs lie elsewhere")
+        return record
+
+
+_RECORD = TypeAdapter(Record)
 
 
 class Ledger:
@@ -141,7 +163,7 @@ class Ledger:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             records = map(_parsed, pool.map(self._storage.read, (f"{_CONCEALED}/done/{name}" for name in names)))
             paths = [output.path for record in records if record is not None for output in record.outputs]
-        return {self._storage.address(path) for path in [*paths, "manifest.jsonl", "manifest.parquet"]}
+        return {self._storage.address(path) for path in [*paths, *MANIFESTS]}
 
     def damaged(self, records: Iterable[Record], *, content: bool = True) -> set[str]:
         """Keys of records whose outputs are missing, or not what was written; by size alone, or by content too."""
@@ -187,7 +209,10 @@ def _table(records: Sequence[Record]) -> bytes | None:
     output = pa.struct([("path", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])
     schema = pa.schema(
         [
-            *((name, pa.string()) for name in ("input", "tag", "key", "status", "error_code", "error_message", "facts")),
+            *(
+                (name, pa.string())
+                for name in ("input", "output", "tag", "key", "status", "error_code", "error_message", "facts")
+            ),
             ("size", pa.int64()),
             ("outputs", pa.list_(output)),
         ]

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from models.bundle import MANIFEST, Bundle, open_bundle
 from models.errors import ConfigError
 from services.batch.cluster import Cluster, run_on_ray
 from services.batch.fetching import spooled
 from services.batch.local import Processes, Shares
-from services.batch.records import Assignment, Ledger, Record
-from services.batch.sources import STDIN, Item, find_items, named, read_manifest, refuse_collisions
+from services.batch.records import MANIFESTS, Assignment, Ledger, Record
+from services.batch.sources import STDIN, Item, find_items, named, read_manifest, real_address, refuse_collisions
 from services.batch.storage import Storage
+from services.batch.work import digest_of
 
 Task = Literal["tag", "separate", "segment"]
 Check = Literal["content", "size"]
@@ -171,10 +171,13 @@ def plan(wanted: Run, spool: Path | None = None) -> Plan:
     """
     storage = Storage.at(wanted.out, wanted.patience)
     items = _without_outputs(_items(wanted, spool), wanted, storage)
-    refuse_collisions(items, storage.folder, _endings(wanted))
-    digests = tuple(_digest(open_bundle(bundle)) for bundle in wanted.bundles)
-    options, bundles = dict(wanted.options), tuple(wanted.bundles)
-    assignment = Assignment(wanted.task, bundles, digests, options, wanted.out, wanted.patience, spool)
+    if own := {real_address(given) for given in wanted.manifests} & {storage.address(name) for name in MANIFESTS}:
+        fix = "Choose another --out folder, or call it otherwise."
+        raise ConfigError("the run would overwrite its manifest", where="--manifest", got=own.pop(), fix=fix)
+    refuse_collisions(items, storage.address, _endings(wanted), MANIFESTS)
+    bundles = tuple(str(Path(bundle).resolve()) if Path(bundle).exists() else bundle for bundle in wanted.bundles)
+    digests, out = tuple(map(digest_of, bundles)), storage.home
+    assignment = Assignment(wanted.task, bundles, digests, dict(wanted.options), out, wanted.patience, spool)
     keyed = {assignment.key(item): item for item in items}
     ledger = Ledger(storage)
     records = ledger.read(list(keyed))
@@ -202,16 +205,21 @@ def _items(wanted: Run, spool: Path | None) -> list[Item]:
 
 def _without_outputs(items: list[Item], wanted: Run, storage: Storage) -> list[Item]:
     """Where outputs lie among the inputs, those of earlier runs are no inputs of this one, unless they are named."""
-    home = storage.address("").rstrip("/") + "/"
-    if not any(item.address.startswith(home) for item in items):
+    home = storage.home
+    named_ones = {real_address(given) for given in wanted.inputs}
+    places = {item.address: real_address(item.address) for item in items}
+    if not any(place.startswith(home + "/") for place in places.values()):
         return items
-    made = Ledger(storage).outputs() - set(wanted.inputs)
-    return [item for item in items if item.address not in made and not item.address.startswith(home + ".convoy/")]
-
-
-def _digest(bundle: Bundle) -> str:
-    """Of its description, which names the digests of all its files."""
-    return hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
+    inside = any(home.startswith(given.rstrip("/") + "/") for given in named_ones)  # a folder of outputs within one of inputs
+    made = Ledger(storage).outputs()
+    kept = [
+        item
+        for item in items
+        if (place := places[item.address]) in named_ones or not (place in made or (inside and place.startswith(home + "/")))
+    ]
+    if not kept:
+        raise ConfigError("nothing to work on", where="INPUT", expected="files that no run has made", got="outputs alone")
+    return kept
 
 
 def _endings(wanted: Run) -> tuple[str, ...]:

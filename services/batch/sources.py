@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import fsspec
 
 from models.errors import ConfigError, DataFormatError, InputError
+from services.batch.places import is_local, located
 
 STDIN = "-"
 _DIGESTS = ("ETag", "etag", "md5Hash", "md5", "checksum", "generation", "blob_id", "sha256")
@@ -71,7 +73,7 @@ def read_manifest(address: str, suffixes: Sequence[str], whole: Folders | None =
     items = []
     for number, row in _rows(address):
         given, name = row.get("input"), row.get("output")
-        if not isinstance(given, str) or not given or not (name is None or isinstance(name, str)):
+        if not isinstance(given, str) or given in ("", STDIN) or not (name is None or isinstance(name, str)):
             expected = "a text in the column input, and in output if there is one"
             raise DataFormatError("not a row of a manifest", where=f"{address}:{number}", expected=expected, got=dict(row))
         absolute = "://" in given or Path(given).is_absolute() or not home
@@ -90,7 +92,10 @@ def named(items: Iterable[Item], template: str) -> list[Item]:
         ConfigError: the template has unknown fields, or makes names outside of the output folder.
     """
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        if any(form or conversion for _, _, form, conversion in parts):
+            raise ValueError("formats and conversions are not for names")
+        fields = {str(field) for _, field, _, _ in parts}
     except ValueError as problem:
         raise ConfigError("not a template of names", where="--name", got=f"{template}: {problem}") from None
     if unknown := fields - set(_NAME_FIELDS):
@@ -99,26 +104,44 @@ def named(items: Iterable[Item], template: str) -> list[Item]:
     return [replace(item, output=_checked_name(template.format(**_name_fields(item)), "--name")) for item in items]
 
 
-def refuse_collisions(items: Sequence[Item], out: Path | None, endings: Sequence[str]) -> None:
-    """Raise ConfigError where two inputs would have the same output, or an output would overwrite an input, however named.
+def refuse_collisions(
+    items: Sequence[Item], place: Callable[[str], str], endings: Sequence[str], kept: Sequence[str] = ()
+) -> None:
+    """Raise ConfigError where outputs would be in each other's way, or overwrite an input, however named.
 
     Args:
         items: all of a run.
-        out: the output folder, where it is on this machine.
+        place: where an output of a name would lie, as items are addressed, links followed.
         endings: that outputs may have.
+        kept: names that the run needs itself.
     """
     owner: dict[str, str] = {}
-    home = out.resolve() if out else None
-    taken = {Path(item.address).resolve(): item.address for item in items if "://" not in item.address}
+    taken = {real_address(item.address): item.address for item in items}
+    files = {item.output + ending for item in items for ending in endings}
     for item in items:
         if (other := owner.setdefault(item.output, item.address)) != item.address:
             fix = "Name outputs with --name or in a manifest, or give them in separate runs with separate --out folders."
             raise ConfigError("two inputs have the same output", where=item.output, got=f"{other} and {item.address}", fix=fix)
-        for target in [home / (item.output + ending) for ending in endings] if home else []:
-            if target in taken:
-                whose = "its" if taken[target] == item.address else "another"
-                fix = "Choose another --out folder."
-                raise ConfigError(f"the output would overwrite {whose} input", where=item.address, got=target, fix=fix)
+        folders = {str(folder) for folder in PurePosixPath(item.output).parents}
+        if inside := next(iter(folders & files), None):
+            raise ConfigError("one output would lie in another", where=item.address, got=inside, fix="Name them with --name.")
+        for ending in endings:
+            _refuse_target(item, item.output + ending, place, taken, kept)
+
+
+def _refuse_target(item: Item, name: str, place: Callable[[str], str], taken: Mapping[str, str], kept: Sequence[str]) -> None:
+    if name in kept:
+        fix = "Name outputs with --name, such as {stem}-tagged."
+        raise ConfigError("the output would be the run's own manifest", where=item.address, got=name, fix=fix)
+    if (target := place(name)) in taken:
+        whose = "its" if taken[target] == item.address else "another"
+        fix = "Choose another --out folder."
+        raise ConfigError(f"the output would overwrite {whose} input", where=item.address, got=target, fix=fix)
+
+
+def real_address(address: str) -> str:
+    """An address with links followed, where it is a path."""
+    return address if "://" in address else os.path.realpath(address)
 
 
 def current_tag(item: Item) -> str:
@@ -129,7 +152,7 @@ def current_tag(item: Item) -> str:
     """
     if item.address == STDIN:
         return item.tag
-    filesystem, path = fsspec.core.url_to_fs(item.address)
+    filesystem, path = located(item.address)
     if filesystem.isdir(path):
         return _folder_item(filesystem, path, item.output).tag
     filesystem.invalidate_cache()
@@ -141,21 +164,22 @@ def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Ite
         yield Item(STDIN, "stdin")
         return
     try:
-        filesystem, path = fsspec.core.url_to_fs(given)
+        filesystem, path = located(given)
         filesystem.invalidate_cache()
         if filesystem.isfile(path):
             yield _item(filesystem, path, path.rpartition("/")[0], filesystem.info(path), suffixes)
             return
         folder = filesystem.isdir(path)
-        if folder and _local(filesystem) and whole and whole(Path(path)):
+        if folder and is_local(filesystem) and whole and whole(Path(path)):
             yield _folder_item(filesystem, path, PurePosixPath(path).name)
             return
         search = filesystem.find if folder else filesystem.glob if any(sign in path for sign in "*?[") else _nothing
         found = search(path, detail=True)
-    except (OSError, ValueError, ImportError) as problem:
-        raise InputError("cannot be read", where=given, got=problem) from problem
+    except Exception as problem:  # file systems raise whatever the libraries behind them do
+        raise InputError("cannot be read", where=given, got=f"{type(problem).__name__}: {problem}") from problem
     home = path if folder else re.split(r"[*?[]", path)[0].rpartition("/")[0]
     files = [name for name in sorted(found) if name.lower().endswith(suffixes) or not folder]
+    files = [name for name in files if ".convoy" not in name.removeprefix(home).split("/")]  # what runs keep for themselves
     if not files:
         expected = f"a file, a folder with {', '.join(suffixes[:-1])} or {suffixes[-1]} files, a glob that matches, or -"
         raise InputError("no such input", where=given, expected=expected, fix="Check the spelling.")
@@ -169,6 +193,7 @@ def _nothing(path: str, detail: bool) -> Mapping[str, Any]:
 
 
 def _item(filesystem: Any, path: str, home: str, info: Mapping[str, Any], suffixes: tuple[str, ...]) -> Item:
+    info = filesystem.info(path) if info.get("islink") else info  # the content's, not the link's
     relative = path.removeprefix(home.rstrip("/") + "/")
     return Item(_address(filesystem, path), _without_ending(relative, suffixes), int(info.get("size") or 0), _tag(info))
 
@@ -189,11 +214,7 @@ def _tag(info: Mapping[str, Any]) -> str:
 
 
 def _address(filesystem: Any, path: str) -> str:
-    return path if _local(filesystem) else str(filesystem.unstrip_protocol(path))
-
-
-def _local(filesystem: Any) -> bool:
-    return "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
+    return path if is_local(filesystem) else str(filesystem.unstrip_protocol(path))
 
 
 def _without_ending(name: str, suffixes: tuple[str, ...]) -> str:
@@ -233,7 +254,11 @@ def _rows(address: str) -> Iterator[tuple[int, Mapping[str, object]]]:
     except (OSError, ValueError) as problem:
         raise InputError("the manifest cannot be read", where=address, got=problem) from problem
     if address.lower().endswith(".csv"):
-        yield from enumerate(csv.DictReader(io.StringIO(text)), 2)
+        reader = csv.DictReader(io.StringIO(text))
+        try:
+            yield from ((reader.line_num, row) for row in reader)
+        except csv.Error as problem:
+            raise DataFormatError("not CSV", where=f"{address}:{reader.line_num}", got=problem) from problem
     elif address.lower().endswith((".jsonl", ".ndjson")):
         yield from _objects(text, address)
     else:

@@ -20,17 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
 from filelock import FileLock, Timeout
-from fsspec.implementations.local import LocalFileSystem
 
 from models.disk import sync
 from models.errors import ConfigError, ConvoyError
+from services.batch.places import is_local, located
 
 Answer = TypeVar("Answer")
 
 _WORK, _LOCK = ".convoy/work", ".convoy/lock"
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2", "memory", "hf"}
+_STORE_MARKS = ("zarr.json", ".zgroup", ".zarray")
 _CHUNK = 2**20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, ValueError, ImportError)
 
@@ -61,20 +61,22 @@ class Storage(ABC):
             ConfigError: there is no such kind of address, or a package for it is missing.
         """
         try:
-            filesystem, path = fsspec.core.url_to_fs(address)
+            filesystem, path = located(address)
         except (ImportError, ValueError, OSError) as problem:
             fix = "Some kinds of address need a package of their own (s3fs, gcsfs)."
             raise ConfigError("not a place that can be written to", where="--out", got=problem, fix=fix) from problem
-        if isinstance(filesystem, LocalFileSystem):
+        if is_local(filesystem):
             return LocalStorage(Path(path))
         return RemoteStorage(filesystem, path.rstrip("/"), address, patience)
 
-    folder: Path | None = None
-    """Where it is on this machine."""
+    @property
+    @abstractmethod
+    def home(self) -> str:
+        """The folder's own address, links followed."""
 
     @abstractmethod
     def address(self, name: str) -> str:
-        """What an item would be called that lies here."""
+        """What an item would be called that lies here, links to its folder followed."""
 
     @abstractmethod
     def lock(self) -> contextlib.AbstractContextManager[object]:
@@ -113,10 +115,15 @@ class LocalStorage(Storage):
     """A folder of this machine, or one that is mounted."""
 
     def __init__(self, root: Path) -> None:
-        self.root = self.folder = root
+        self.root = root
 
     def address(self, name: str) -> str:
-        return str(self.root / name) if name else str(self.root)
+        path = self.root / name
+        return str(path.parent.resolve() / path.name)
+
+    @property
+    def home(self) -> str:
+        return str(self.root.resolve())
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -146,7 +153,7 @@ class LocalStorage(Storage):
         with _told(self.root):
             outputs = _files(workplace)
             for name in _stores(outputs):  # parts of an older one must not stay in it
-                shutil.rmtree(self.root / name, ignore_errors=True)
+                self._remove_store(self.root / name)
             for output in outputs:
                 self._place(workplace / output.path, output.path)
         return outputs
@@ -165,7 +172,7 @@ class LocalStorage(Storage):
         with _told(self.root):
             try:
                 return (self.root / name).read_bytes()
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError):
                 return None
 
     def remove(self, name: str) -> None:
@@ -182,6 +189,12 @@ class LocalStorage(Storage):
             return False
         with path.open("rb") as file:
             return not content or hashlib.file_digest(file, "sha256").hexdigest() == output.sha256
+
+    def _remove_store(self, path: Path) -> None:
+        if path.is_dir() and any(path.iterdir()) and not any((path / name).is_file() for name in _STORE_MARKS):
+            fix = "Choose another --out folder, or name outputs with --name."
+            raise StorageError("a folder that is no Zarr store would be replaced", where=str(path), fix=fix)
+        shutil.rmtree(path, ignore_errors=True)
 
     def _place(self, made: Path, name: str) -> None:
         target = self.root / name
@@ -208,6 +221,10 @@ class RemoteStorage(Storage):
 
     def address(self, name: str) -> str:
         return str(self._filesystem.unstrip_protocol(self._path(name)))
+
+    @property
+    def home(self) -> str:
+        return str(self._filesystem.unstrip_protocol(self._root))
 
     def lock(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()  # two runs would write the same bytes twice, and nothing else
@@ -356,7 +373,10 @@ def _files(workplace: Path) -> list[OutputFile]:
 
 
 def _stores(outputs: list[OutputFile]) -> set[str]:
-    """Folders that are one output, such as ``scan.zarr``."""
-    parts = (output.path.split("/") for output in outputs)
-    ends = (next((place for place, part in enumerate(each) if part.endswith(".zarr")), None) for each in parts)
-    return {"/".join(output.path.split("/")[: end + 1]) for output, end in zip(outputs, ends, strict=True) if end is not None}
+    """Folders that are one output: Zarr stores, by what lies in them; the outermost of those in each other."""
+    marked = sorted(output.path.rpartition("/")[0] for output in outputs if output.path.rpartition("/")[2] in _STORE_MARKS)
+    stores: list[str] = []
+    for folder in marked:
+        if folder and not any(folder == store or folder.startswith(store + "/") for store in stores):
+            stores.append(folder)
+    return set(stores)

@@ -6,6 +6,7 @@ killed in between leaves outputs without a record, and the next run writes the s
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from models.bundle import MANIFEST, open_bundle
 from models.errors import BundleError, ConvoyError
 from services.batch.fetching import fetched
 from services.batch.records import Assignment, ChangedError, Ledger, Record
@@ -43,11 +45,20 @@ def open_handler(assignment: Assignment) -> Handler:
     """What does the work of an assignment, with its bundles loaded.
 
     Raises:
-        BundleError: one is missing or damaged.
+        BundleError: one is missing, damaged, or another than when the run began.
     """
+    changed = {digest_of(bundle) for bundle in assignment.bundles} - set(assignment.digests)
+    if assignment.digests and changed:
+        fix = "Start the run again."
+        raise BundleError("a bundle changed after the run began", where=", ".join(assignment.bundles), fix=fix)
     module, name = _HANDLERS[assignment.task]
     handler: Handler = getattr(importlib.import_module(module), name).open(assignment.bundles, dict(assignment.options))
     return handler
+
+
+def digest_of(bundle: str) -> str:
+    """The digest of a bundle's description, which names those of all its files."""
+    return hashlib.sha256((open_bundle(bundle).path / MANIFEST).read_bytes()).hexdigest()
 
 
 def process(item: Item, assignment: Assignment, handler: Handler, progress: Progress) -> Record:
@@ -78,7 +89,7 @@ def _worked(item: Item, assignment: Assignment, handler: Handler, storage: Stora
                 raise StorageError("the disk is full", where=str(folder), got=problem, fix=fix) from problem
             if not isinstance(problem, ConvoyError):
                 log.exception("%s: failed", item.address)
-            return Record.failed(item, key, problem)
+            return Record.failed(item, key, problem, folder)
         return Record.done(item, key, storage.publish(folder), facts)
 
 

@@ -10,8 +10,7 @@ from services.batch.work import process
 @pytest.fixture
 def work_through(monkeypatch, tmp_path):
     """A run whose work is done in this process, by the handler given; returns its records in the inputs' order."""
-    monkeypatch.setattr(runs, "open_bundle", lambda bundle: None)
-    monkeypatch.setattr(runs, "_digest", lambda bundle: "digest")
+    monkeypatch.setattr(runs, "digest_of", lambda bundle: "digest")
 
     def done(task, inputs, out, handler, **settings):
         told = []

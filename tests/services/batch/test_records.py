@@ -44,7 +44,7 @@ def test_records_are_kept_and_a_later_success_replaces_a_failure(tmp_path):
     assert list((tmp_path / ".convoy" / "failed").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"key": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"key": 1}', b"\xff", b"[" * 200_000])
 def test_a_damaged_record_counts_as_none(tmp_path, content):
     storage, key = Storage.at(str(tmp_path)), TASK.key(ITEM)
     storage.write(f".convoy/done/{key}.json", content)
@@ -53,7 +53,7 @@ def test_a_damaged_record_counts_as_none(tmp_path, content):
 
 def test_a_record_in_the_place_of_another_counts_as_none(tmp_path):
     storage = Storage.at(str(tmp_path))
-    storage.write(".convoy/done/other.json", Record.done(ITEM, "mine", [], {}).to_json().encode())
+    storage.write(".convoy/done/other.json", Record.done(ITEM, "mine", [OutputFile("a", 1, "0")], {}).to_json().encode())
     assert Ledger(storage).read(["other"]) == {}
 
 
@@ -72,3 +72,23 @@ def test_the_manifest_says_what_became_of_all(tmp_path):
     assert rows[0]["outputs"] == [{"path": "a.wav", "bytes": 5, "sha256": "00"}]
     assert json.loads(rows[0]["facts"]) == {"seconds": 1.5}
     assert (rows[1]["status"], rows[1]["error_code"], rows[1]["error_message"]) == ("failed", "input_invalid", "schlecht")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "weird"},
+        {"size": "x"},
+        {"outputs": []},
+        {"outputs": [{"path": "../../etc/passwd", "bytes": 1, "sha256": "0"}]},
+        {"outputs": [{"path": "/etc/passwd", "bytes": 1, "sha256": "0"}]},
+        {"outputs": [{"path": 3, "bytes": 1, "sha256": "0"}]},
+        {"error": "x"},
+        {"status": "failed", "outputs": [], "error": {"code": "a", "message": "b"}},
+    ],
+)
+def test_a_record_that_was_tampered_with_counts_as_none(tmp_path, change):
+    storage, key = Storage.at(str(tmp_path)), TASK.key(ITEM)
+    whole = json.loads(Record.done(ITEM, key, [OutputFile("a.wav", 1, "0")], {}).to_json())
+    storage.write(f".convoy/done/{key}.json", json.dumps(whole | change).encode())
+    assert Ledger(storage).read([key]) == {}

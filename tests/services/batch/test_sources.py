@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.errors import ConfigError, DataFormatError, InputError
 from services.batch.sources import Item, current_tag, find_items, named, read_manifest, refuse_collisions
+from services.batch.storage import Storage
 from services.batch.text import SUFFIXES
 from services.batch.volumes import SUFFIXES as VOLUMES
 from services.batch.volumes import is_volume
@@ -151,21 +152,56 @@ def test_no_template_leaves_the_output_folder(text):
     assert root in Path(os.path.normpath(root / item.output)).parents
 
 
+def in_folder(out):
+    return Storage.at(str(out)).address
+
+
 def test_outputs_never_collide(folder, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("another")
     both = find_items([str(folder / "a.txt"), str(tmp_path / "a.txt")], SUFFIXES)
     with pytest.raises(ConfigError, match="two inputs have the same output"):
-        refuse_collisions(both, tmp_path / "out", [".jsonl"])
+        refuse_collisions(both, in_folder(tmp_path / "out"), [".jsonl"])
     items = find_items([str(folder)], SUFFIXES)
     with pytest.raises(ConfigError, match=r"b\.jsonl: the output would overwrite its input"):
-        refuse_collisions(items, folder, [".jsonl"])
-    refuse_collisions(items, tmp_path / "out", [".jsonl"])
+        refuse_collisions(items, in_folder(folder), [".jsonl"])
+    refuse_collisions(items, in_folder(tmp_path / "out"), [".jsonl"])
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(folder)
     for out in ["../in", "deep/..", str(tmp_path / "link")]:
         with pytest.raises(ConfigError, match="would overwrite its input"):
-            refuse_collisions(items, Path(out), [".jsonl"])
+            refuse_collisions(items, in_folder(out), [".jsonl"])
     (folder / "b.txt").write_text("x")
     others = find_items([str(folder / "b.txt"), "*/b.jsonl"], SUFFIXES)
     with pytest.raises(ConfigError, match=r"b\.txt: the output would overwrite another input: got .*/in/deep/b\.jsonl"):
-        refuse_collisions([others[0], Item(others[1].address, "elsewhere")], Path("deep"), [".jsonl"])
+        refuse_collisions([others[0], Item(others[1].address, "elsewhere")], in_folder("deep"), [".jsonl"])
+
+
+def test_outputs_are_not_in_each_others_way(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "a.wav").write_text("1")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "in" / "sub")
+    with pytest.raises(ConfigError, match="would overwrite its input"):
+        refuse_collisions([Item(str(tmp_path / "in/sub/a.wav"), "sub/a")], in_folder(tmp_path / "out"), [".wav"])
+    place = in_folder(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="one output would lie in another"):
+        refuse_collisions([Item("/in/a.flac", "a"), Item("/in/a.wav/b.wav", "a.wav/b")], place, [".wav"])
+    with pytest.raises(ConfigError, match="the run's own manifest"):
+        refuse_collisions([Item("/in/manifest.txt", "manifest")], place, [".jsonl"], ["manifest.jsonl"])
+    remote = Storage.at("memory://lab/in").address
+    with pytest.raises(ConfigError, match="would overwrite its input"):
+        refuse_collisions([Item("memory:///lab/in/a.wav", "a")], remote, [".wav"])
+
+
+def test_links_and_odd_names_are_what_they_lead_to(tmp_path):
+    (tmp_path / "real.txt").write_text("content")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.txt").symlink_to(tmp_path / "real.txt")
+    (tmp_path / "in" / "x::y.txt").write_text("odd")
+    (tmp_path / "in" / ".convoy" / "done").mkdir(parents=True)
+    (tmp_path / "in" / ".convoy" / "done" / "k.txt").write_text("not mine")
+    items = find_items([str(tmp_path / "in")], SUFFIXES)
+    assert names(items) == ["link", "x::y"]
+    assert [current_tag(item) for item in items] == [item.tag for item in items]
+    assert [item.size for item in items] == [7, 3]
+    assert names(find_items([str(tmp_path / "in" / "x::y.txt")], SUFFIXES)) == ["x::y"]

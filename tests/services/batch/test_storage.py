@@ -131,5 +131,17 @@ def test_a_full_disk_is_found_behind_other_errors():
 
 
 def test_the_parts_of_a_store_are_told_from_other_folders():
-    outputs = [OutputFile(path, 0, "") for path in ("a.txt", "b/x.zarr/0/0", "b/x.zarr/zarr.json", "c.zarr/y.zarr/0")]
-    assert storages._stores(outputs) == {"b/x.zarr", "c.zarr"}
+    outputs = [OutputFile(path, 0, "") for path in ("a.txt", "b/x/0/zarr.json", "b/x/zarr.json", "b/x/c/0", "c.zarr/y.nii")]
+    assert storages._stores(outputs) == {"b/x"}
+
+
+def test_a_folder_that_is_no_store_is_never_removed(tmp_path):
+    storage = Storage.at(str(tmp_path))
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "raw").write_text("mine")
+    with storage.workplace() as folder:
+        (folder / "a.zarr").mkdir()
+        (folder / "a.zarr" / "zarr.json").write_text("{}")
+        with pytest.raises(StorageError, match="no Zarr store would be replaced"):
+            storage.publish(folder)
+    assert (tmp_path / "a.zarr" / "raw").read_text() == "mine"

@@ -93,7 +93,7 @@ def test_an_input_that_goes_away_is_named(folder, work_through):
             (folder / "in" / "b.txt").unlink()
 
     records = work_through("tag", [folder / "in"], folder / "out", Copies(goes))
-    assert statuses(records) == ["done", "input_invalid", "done"]
+    assert statuses(records) == ["done", "input_unreachable", "done"]
     assert "b.txt: the input is gone" in records[1].error["message"]
 
 
