@@ -105,7 +105,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError as problem:
-        fix = 'Install the batch extra: pip install "convoy[batch]".'
+        fix = "Run `make dev` once, then `.venv-dev/bin/convoy` in place of `convoy`."
         raise ConfigError("Ray is not installed", where="--engine", got=problem, fix=fix) from problem
     return ray
 

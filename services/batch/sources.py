@@ -175,6 +175,9 @@ def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Ite
             return
         search = filesystem.find if folder else filesystem.glob if any(sign in path for sign in "*?[") else _nothing
         found = search(path, detail=True)
+    except ImportError as problem:
+        fix = "Run `make dev` once, then `.venv-dev/bin/convoy` in place of `convoy`; other stores need a package of their own."
+        raise InputError("cannot be read", where=given, got=problem, fix=fix) from problem
     except Exception as problem:  # file systems raise whatever the libraries behind them do
         raise InputError("cannot be read", where=given, got=f"{type(problem).__name__}: {problem}") from problem
     home = path if folder else re.split(r"[*?[]", path)[0].rpartition("/")[0]
@@ -249,7 +252,7 @@ def _rows(address: str) -> Iterator[tuple[int, Mapping[str, object]]]:
             return
         text = content.decode("utf-8-sig")
     except ImportError as problem:
-        fix = 'Install the batch extra: pip install "convoy[batch]".'
+        fix = "Run `make dev` once, then `.venv-dev/bin/convoy` in place of `convoy`."
         raise ConfigError("Parquet needs a package that is not installed", where=address, got=problem, fix=fix) from problem
     except (OSError, ValueError) as problem:
         raise InputError("the manifest cannot be read", where=address, got=problem) from problem

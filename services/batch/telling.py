@@ -127,7 +127,7 @@ def _summary(wanted: Run, planned: Plan, fresh: Amounts, seconds: float) -> str:
         lines.append("What failed before was left alone; --retry-failed works on it again.")
     lines.append(f"{wanted.out.rstrip('/')}/manifest.jsonl says what became of each.")
     if find_spec("pyarrow") is None:
-        lines.append('There is no manifest.parquet: for that, install the batch extra (pip install "convoy[batch]").')
+        lines.append("There is no manifest.parquet: that needs pyarrow, which `make dev` installs.")
     return "\n".join(lines)
 
 
