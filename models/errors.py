@@ -153,7 +153,7 @@ class ConfigError(ConvoyError):
 
 
 class OutputError(ConfigError):
-    pass
+    code = "output_unwritable"
 
 
 class UnavailableError(ConvoyError):

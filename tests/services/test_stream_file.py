@@ -136,6 +136,15 @@ class Interrupted(Delayed):
         return super().push(chunk)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's handler, also where the tests run in the background and the shell has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("separator", "samples"), [(Delayed(), 800), (Interrupted(), 480)])
 def test_ctrl_c_ends_live_input_and_keeps_it(tmp_path, monkeypatch, separator, samples):
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=Microphone()))
@@ -148,6 +157,7 @@ def test_ctrl_c_ends_live_input_and_keeps_it(tmp_path, monkeypatch, separator, s
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_twice_or_over_a_file_stops_the_program(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=Microphone()))
     soundfile.write(tmp_path / "talk.wav", noise(800), 8000)
