@@ -136,7 +136,7 @@ class Ledger:
         self._storage = storage
 
     def write(self, record: Record) -> None:
-        """Keep a record, through to the disk; a later one of the same key replaces it."""
+        """Keep a record; a later one of the same key replaces it."""
         self._storage.write(_path(record.status, record.key), (record.to_json() + "\n").encode("utf-8", "surrogatepass"))
         if record.status == "done":
             self._storage.remove(_path("failed", record.key))

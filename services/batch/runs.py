@@ -141,7 +141,9 @@ def _records(wanted: Run, planned: Plan, storage: Storage, watch: Watch) -> Gene
                 yield record
                 if record.status == "failed" and wanted.fail_fast:
                     break
+    storage.settle()
     Ledger(storage).write_manifest([made[key] for key in planned.items if key in made])
+    storage.settle()
 
 
 def _engine(wanted: Run, planned: Plan, watch: Watch) -> Generator[Record | None, None, None]:
