@@ -51,7 +51,7 @@ class Loader(DataLoader[Any]):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"worker_init_fn": _stay, **settings})
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base names a private class
         # What stands here runs when the first batch is asked for: Lightning makes iterators before it says which epoch it is.
         order = cast(Order, self.sampler if self.batch_sampler is None else self.batch_sampler)
         epoch, batches = self._loaded or (-1, 0)

@@ -55,7 +55,7 @@ def fetched(item: Item, patience: float, stdin: Path | None = None) -> Iterator[
 
         try:
             patiently(fetch, patience)
-        except Exception as problem:
+        except Exception as problem:  # file systems raise whatever the libraries behind them do
             raise _told(item, problem) from problem
         yield copy
 

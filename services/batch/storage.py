@@ -327,7 +327,7 @@ class RemoteStorage(Storage):
     def _ask(self, function: Callable[[], Answer]) -> Answer:
         try:
             return patiently(function, self._patience)
-        except Exception as problem:
+        except Exception as problem:  # file systems raise whatever the libraries behind them do
             reason = f"{type(problem).__name__}: {problem}"
             raise StorageError(
                 "the output folder cannot be reached", where=self._address, got=reason, fix="Start the run again: it goes on."

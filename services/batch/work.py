@@ -97,7 +97,7 @@ def _refuse_changed(item: Item, patience: float) -> None:
     """Outputs of half the old and half the new content would be recorded under the old tag."""
     try:
         now = patiently(lambda: current_tag(item), patience if "://" in item.address else 0)
-    except Exception as problem:
+    except Exception as problem:  # as above; what is not a file system's trouble is raised again
         if not isinstance(problem, OSError) and not ("://" in item.address and passing(problem)):
             raise
         now = f"{type(problem).__name__}: {problem}"
