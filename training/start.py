@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from models.bundle import open_bundle
 from models.errors import BundleError, ConfigError
 
 WEIGHTS = "network.safetensors"
 
+Weights = Mapping[str, Tensor]
 
-def start_from(network: nn.Module, bundle: str | Path) -> None:
+
+def start_from(network: nn.Module, bundle: str | Path, adapt: Callable[[Weights, Weights], Weights] | None = None) -> None:
     """Give a network the weights of a bundle's; the bundle may have been trained on other data, or with another optimiser.
+
+    Args:
+        network: gets them.
+        bundle: has them.
+        adapt: makes of the bundle's weights and the network's own (its initial ones) what the network gets; for a network that
+            may differ from the bundle's.
 
     Raises:
         BundleError: no such bundle, or one without weights.
@@ -27,6 +36,7 @@ def start_from(network: nn.Module, bundle: str | Path) -> None:
     except SafetensorError as error:
         raise BundleError("weights cannot be read", where=f"{bundle}/{WEIGHTS}", got=error) from error
     own = network.state_dict()
+    weights = dict(adapt(weights, own)) if adapt else weights
     differing = [name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape]
     if problems := [*sorted(weights.keys() ^ own.keys()), *sorted(differing)]:
         shown = ", ".join(problems[:5]) + (" …" if len(problems) > 5 else "")

@@ -19,6 +19,7 @@ from training.places import draw_by_place
 from training.separator.data import Batch, SeparatorData
 from training.separator.export import OVERLAP_SECONDS, WINDOW_SECONDS, preprocessing_of
 from training.separator.filterbank import gammatones, synthesis
+from training.separator.growth import grown
 from training.separator.losses import permutation_invariant, si_snr, weighted
 from training.start import start_from
 
@@ -34,7 +35,8 @@ class SeparatorModule(lightning.LightningModule):
         limit: dB at which the thresholded losses saturate.
         every_repeat: weight of the mean loss of the voices as they would be if the network ended after each repeat but the
             last (Nachmani et al. 2020, arXiv:2003.01531); 0 for none.
-        start: bundle whose weights the network begins with, instead of random ones or gammatones.
+        start: bundle whose weights the network begins with, instead of random ones or gammatones; it may have fewer repeats
+            (``training.separator.growth``).
         gammatone: sample rate, Hz, for which encoder and decoder begin as a gammatone filterbank
             (``training.separator.filterbank``); None for random filters.
         optimizer: adam, adamw, sgd (with momentum 0.9) or muon.
@@ -75,7 +77,7 @@ class SeparatorModule(lightning.LightningModule):
         self.rate = partial(rate, warmup=warmup, schedule=schedule, falling=falling)
         self.network = ConvTasNet(network)
         if start:
-            start_from(self.network, start)
+            start_from(self.network, start, adapt=grown)
         elif gammatone:
             filters = gammatones(network.filters, network.length, gammatone)
             self.network.encoder.data.copy_(filters)
