@@ -12,6 +12,8 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
+from models.products import product
+
 Samples = NDArray[np.float32]
 Scores = NDArray[np.float64]  # (C, C): how much speaks for voice i so far being voice j of the new window
 
@@ -45,7 +47,7 @@ def correlation(before: Samples, after: Samples) -> Scores:
     """
     first, second = before.astype(np.float64), after.astype(np.float64)
     energy = np.sqrt(np.square(first).sum() * np.square(second).sum())
-    scores: Scores = first @ second.T
+    scores: Scores = np.einsum("in,jn->ij", first, second)  # not by OpenBLAS: see models.products
     return scores / energy if energy > 0 else np.zeros_like(scores)
 
 
@@ -78,7 +80,8 @@ class Profiles:
         if not count:
             return np.zeros_like(self.means), np.zeros(len(voices))
         frames = voices[:, : count * self.frame].reshape(len(voices), count, self.frame) * np.hanning(self.frame)
-        bands = np.square(np.abs(np.fft.rfft(frames))) @ self.filters.T  # (C, count, bands)
+        power = np.square(np.abs(np.fft.rfft(frames)))
+        bands = product(power.reshape(-1, power.shape[2]), self.filters.T).reshape(*power.shape[:2], -1)  # (C, count, bands)
         energy = bands.sum(axis=2, keepdims=True)
         logs = np.log(bands + FLOOR * energy + np.finfo(np.float64).tiny)
         logs -= logs.mean(axis=2, keepdims=True)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.products import product
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 TINY = 1e-300
-ONE_THREAD = 4 * 65_536  # multiplications that OpenBLAS leaves to one thread: GEMM_MULTITHREAD_THRESHOLD × SMP_THRESHOLD_MIN
 FORBIDDEN = -5.0e3  # moves of lower scores are forbidden ones
 NEVER = np.float32(-1e30)  # stands for them where the best labelling is searched: no score makes up for it
 
@@ -128,14 +129,14 @@ def forward_backward(scores: Floats, lengths: Integers, transitions: Transitions
     alpha, scales[:, 0] = _scaled(start * weights[:, 0])
     forward[:, 0] = alpha
     for t in range(1, time):
-        alpha, scales[:, t] = _scaled(_product(alpha, step) * weights[:, t])
+        alpha, scales[:, t] = _scaled(product(alpha, step) * weights[:, t])
         forward[:, t] = alpha
     marginals = np.empty_like(weights)
     beta = np.broadcast_to(end, alpha.shape)
     for t in range(time - 1, -1, -1):
         marginals[:, t], _ = _scaled(forward[:, t] * beta)
         # Within the sentence beta moves one step back; at or beyond its last position it stays that of the end.
-        back, _ = _scaled(_product(beta * weights[:, t], step.T))
+        back, _ = _scaled(product(beta * weights[:, t], step.T))
         beta = np.where((lengths > t)[:, None], back, end)
     return Lattice(weights, forward, scales, marginals)
 
@@ -143,16 +144,6 @@ def forward_backward(scores: Floats, lengths: Integers, transitions: Transitions
 def marginals(scores: Floats, lengths: Integers, transitions: Transitions) -> Doubles:
     """p(label at t | sentence) under the CRF: (B, T, K)."""
     return forward_backward(scores, lengths, transitions).marginals
-
-
-def _product(rows: Doubles, matrix: Doubles) -> Doubles:
-    """``rows @ matrix``, some rows at a time: OpenBLAS shares larger ones out among all processors and spins until the last is
-    done, which takes fifty times as long wherever another thread or process is at work.
-    """
-    most = max(1, ONE_THREAD // matrix.size)
-    if len(rows) <= most:
-        return rows @ matrix
-    return np.concatenate([rows[start : start + most] @ matrix for start in range(0, len(rows), most)])
 
 
 def _along(values: Doubles, labels: Integers) -> Doubles:

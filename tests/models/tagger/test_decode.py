@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.tagger import decode as decode_module
 from models.tagger.crf import CRF
 from models.tagger.decode import Transitions, decode, forward_backward, marginals, viterbi
 from models.tagger.labels import Scheme, transitions
@@ -131,10 +130,3 @@ def test_a_label_that_only_the_rest_of_the_sentence_saves():
     scores = np.array([[[-60, 60], [-60, 60]]], np.float32)
     found = forward_backward(scores, np.array([2]), Transitions(zeros, moves, zeros)).marginals
     np.testing.assert_allclose(found, 0.5, atol=1e-6)
-
-
-def test_products_in_parts_are_the_whole_product():
-    random = np.random.default_rng(0)
-    for rows, labels in [(1, 3), (16, 128), (17, 128), (33, 128), (2, 600)]:
-        left, right = random.random((rows, labels)), random.random((labels, labels))
-        assert np.allclose(decode_module._product(left, right), left @ right, rtol=1e-13)
