@@ -22,18 +22,25 @@ def grown(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
         own: of the deeper network, as it was initialised.
 
     Returns:
-        ``weights``, the residual of what was the last block as zeros where it had none, and of ``own`` the further blocks, whose output
-        layers are zero. Where ``own`` has no further blocks, ``weights`` as they are.
+        ``weights``, the residual of what was the last block as zeros where it had none, and of ``own`` the further blocks, whose
+        output layers are zero. Where ``own`` has no further blocks, ``weights`` as they are.
     """
-    blocks = {int(found[1]) for name in weights if (found := BLOCK.match(name))}
-    further = {name: tensor.clone() for name, tensor in own.items() if (found := BLOCK.match(name)) and int(found[1]) not in blocks}
+    blocks = {_block(name) for name in weights}
+    further = {name: tensor.clone() for name, tensor in own.items() if _block(name) not in blocks}
     if not further:
         return dict(weights)
     for name, tensor in further.items():
         if ".output." in name:
             tensor.zero_()
     result = {**weights, **further}
-    for name in (f"separator.blocks.{max(blocks)}.output.{kind}" for kind in ("weight", "bias")):
+    for name in (
+        f"separator.blocks.{max(block for block in blocks if block is not None)}.output.{kind}" for kind in ("weight", "bias")
+    ):
         missing = len(own[name]) - len(result[name])  # rows of the residual stand before those of the skip path
         result[name] = torch.cat([result[name].new_zeros(missing, *result[name].shape[1:]), result[name]])
     return result
+
+
+def _block(name: str) -> int | None:
+    found = BLOCK.match(name)
+    return int(found[1]) if found else None
