@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_end
+from pathlib import Path
 from typing import Any
 
 from models.runtime import threads as usable
@@ -55,7 +56,8 @@ class Processes:
         self._places = 2 * shares.processes  # items that are with the pool at a time: each process finds its next one waiting
         self._parts: Any = context.Array("d", self._places, lock=False)
         self._at_work: dict[Future[Record], tuple[Item, int]] = {}
-        given = (assignment, shares.threads, self._parts)
+        seats = context.Array("i", shares.processes)
+        given = (assignment, shares.threads, self._parts, seats)
         self._pool = ProcessPool(shares.processes, initializer=_begin, initargs=given, context=context)
 
     def __enter__(self) -> Processes:
@@ -123,12 +125,44 @@ class _Here:
     parts: Any
 
 
-def _begin(assignment: Assignment, threads: int, parts: Any) -> None:
+def _begin(assignment: Assignment, threads: int, parts: Any, seats: Any) -> None:
     """Runs first in each process."""
+    _take_seat(seats, threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the run, which stops its processes
     os.environ["CONVOY_THREADS"] = str(threads)
     _Here.assignment, _Here.parts = assignment, parts
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _take_seat(seats: Any, threads: int) -> None:
+    """Stay on processors of one's own, where the run takes all of them: networks that wander are a quarter slower.
+
+    Args:
+        seats: who sits where, by process id.
+        threads: processors of a seat.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    processors = sorted(os.sched_getaffinity(0))
+    if usable() < len(processors) or len(seats) * threads != len(processors) or not seats.get_lock().acquire(timeout=5):
+        return
+    try:
+        if (seat := next((seat for seat, process in enumerate(seats) if not _lives(process)), None)) is not None:
+            seats[seat] = os.getpid()
+            for thread in Path("/proc/self/task").iterdir():  # OpenVINO goes wherever any of them may
+                os.sched_setaffinity(int(thread.name), processors[seat * threads : (seat + 1) * threads])
+    finally:
+        seats.get_lock().release()
+
+
+def _lives(process: int) -> bool:
+    if process == 0:
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _end_with_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from services.batch import local
 from services.batch.local import Shares
 from tests.services.batch.corpus import Started, command, done_records, run, write_corpus
 
@@ -27,6 +29,26 @@ from tests.services.batch.corpus import Started, command, done_records, run, wri
 def test_processors_are_shared_out(monkeypatch, cores, items, processes, shares):
     monkeypatch.setattr("services.batch.local.usable", lambda: cores)
     assert Shares.of(items, processes) == shares
+
+
+def test_processes_stay_on_processors_of_their_own(monkeypatch):
+    taken = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 4, 6})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, processors: taken.append((thread, processors)))
+    monkeypatch.setattr("services.batch.local.Path.iterdir", lambda path: [path / str(os.getpid())])
+    monkeypatch.setattr("services.batch.local.usable", lambda: 4)
+    seats = multiprocessing.get_context("spawn").Array("i", 2)
+    seats[0] = os.getppid()
+    local._take_seat(seats, 2)
+    assert (taken, list(seats)) == ([(os.getpid(), [4, 6])], [os.getppid(), os.getpid()])
+    seats[0] = 2**22 + 1  # of a process that is dead
+    local._take_seat(seats, 2)
+    assert (taken[1:], seats[0]) == ([(os.getpid(), [0, 2])], os.getpid())
+    monkeypatch.setattr("services.batch.local.usable", lambda: 3)  # a quota: which processors are ours is not known
+    local._take_seat(seats, 2)
+    monkeypatch.setattr("services.batch.local.usable", lambda: 4)
+    local._take_seat(seats, 1)  # half of the machine: another run may have the other half, or the same
+    assert len(taken) == 2
 
 
 @pytest.mark.timeout(120)
