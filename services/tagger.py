@@ -201,9 +201,13 @@ class TaggerEndpoints(TaskEndpoints):
     async def tag(self, texts: list[str], model: str | None = None) -> Response:
         """Tag texts: for each its tokens with label, confidence and offsets in code points, and spans where labels form spans."""
         self._check(texts, model)
-        refusals = {index: self._refusal(text, model) for index, text in enumerate(texts)}
-        answers: dict[int, Encoded | Exception] = {index: refusal for index, refusal in refusals.items() if refusal}
-        chosen = {index: model or self._defaults[script(text)] for index, text in enumerate(texts) if index not in answers}
+        answers: dict[int, Encoded | Exception] = {}
+        chosen: dict[int, str] = {}
+        for index, text in enumerate(texts):
+            try:
+                chosen[index] = self._choose(text, model)
+            except ConvoyError as refusal:
+                answers[index] = refusal
         models = sorted(set(chosen.values()))
         note(models=models, texts=len(texts), characters=sum(map(len, texts)))
         for part in await asyncio.gather(*(self._tag_with(name, texts, chosen) for name in models)):
@@ -253,20 +257,24 @@ class TaggerEndpoints(TaskEndpoints):
         if model is not None and model not in self._taggers:
             raise UnknownModelError("unknown model", where="model", expected="one of " + ", ".join(self._taggers), got=model)
 
-    def _refusal(self, text: str, model: str | None) -> ConvoyError | None:
-        """Why this one text cannot be tagged, or nothing."""
+    def _choose(self, text: str, model: str | None) -> str:
+        """The name of the tagger for a text.
+
+        Raises:
+            EmptyTextError, TooLargeError, UnknownScriptError: this one text cannot be tagged.
+        """
         if not text or text.isspace():
             got = f"{len(text)} white space characters" if text else "nothing"
-            return EmptyTextError("the text is empty", expected="at least one character that is not white space", got=got)
+            raise EmptyTextError("the text is empty", expected="at least one character that is not white space", got=got)
         if len(text) > self.settings.max_characters:
             limit = f"at most {self.settings.max_characters} characters"
-            return TooLargeError("the text is too long", expected=limit, got=len(text), fix="Cut it between sentences.")
-        if model is None and (language := script(text)) not in self._defaults:
+            raise TooLargeError("the text is too long", expected=limit, got=len(text), fix="Cut it between sentences.")
+        if model is not None:
+            return model
+        if (language := script(text)) not in self._defaults:
             known = ", ".join(sorted(self._defaults))
-            return UnknownScriptError(
-                "no model for this text's script", expected=f"one of {known}", got=language, fix="Name one."
-            )
-        return None
+            raise UnknownScriptError("no model for this text's script", expected=f"one of {known}", got=language, fix="Name one.")
+        return self._defaults[language]
 
 
 def load_taggers(folder: Path) -> dict[str, Tagger]:
@@ -301,9 +309,7 @@ def to_result(name: str, languages: Sequence[str], text: str, tagged: TaggedText
 
 
 def _span(span: TaggedSpan) -> dict[str, object]:
-    # Four decimals are finer than any calibration, and a third of the bytes.
-    confidence = round(span.confidence, 4)
-    return {"text": span.text, "start": span.start, "end": span.end, "label": span.label, "confidence": confidence}
+    return {"text": span.text, "start": span.start, "end": span.end, "label": span.label, "confidence": span.confidence}
 
 
 def _visible(answer: Encoded | Exception) -> Encoded:

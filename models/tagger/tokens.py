@@ -36,7 +36,9 @@ def fold_width(text: str) -> str:
 
 def script(text: str) -> Literal["zh", "en"]:
     """`zh` where Han characters outnumber words (and kana) of other scripts, else `en`; also `en` without letters."""
-    return "zh" if len(_HAN.findall(text)) > len(_OTHER_WORD.findall(text)) else "en"
+    if text.isascii() or not (han := len(_HAN.findall(text))):  # the answer for most texts, at once
+        return "en"
+    return "zh" if han > len(_OTHER_WORD.findall(text)) else "en"
 
 
 def character_spans(text: str) -> list[Span]:
