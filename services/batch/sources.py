@@ -175,6 +175,7 @@ def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Ite
             return
         search = filesystem.find if folder else filesystem.glob if any(sign in path for sign in "*?[") else _nothing
         found = search(path, detail=True)
+        inner = _inner(path, list(found), folder, whole) if whole and is_local(filesystem) else []
     except ImportError as problem:
         fix = "Run `make dev` once, then `.venv-dev/bin/convoy` in place of `convoy`; other stores need a package of their own."
         raise InputError("cannot be read", where=given, got=problem, fix=fix) from problem
@@ -183,12 +184,28 @@ def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Ite
     home = path if folder else re.split(r"[*?[]", path)[0].rpartition("/")[0]
     files = [name for name in sorted(found) if name.lower().endswith(suffixes) or not folder]
     files = [name for name in files if ".convoy" not in name.removeprefix(home).split("/")]  # what runs keep for themselves
-    if not files:
+    files = [name for name in files if not any(name.startswith(place + "/") or name == place for place in inner)]
+    if not files and not inner:
         expected = f"a file, a folder with {', '.join(suffixes[:-1])} or {suffixes[-1]} files, a glob that matches, or -"
         raise InputError("no such input", where=given, expected=expected, fix="Check the spelling.")
-    for name in files:
-        if found[name].get("type") != "directory":
+    for name in sorted([*files, *inner]):
+        if name in inner:
+            yield _folder_item(filesystem, name, name.removeprefix(home.rstrip("/") + "/"))
+        elif found[name].get("type") != "directory":
             yield _item(filesystem, name, home, found[name], suffixes)
+
+
+def _inner(path: str, found: Sequence[str], folder: bool, whole: Folders) -> list[str]:
+    """Folders that are one input each: those below a folder, or those that a glob has found."""
+    if not folder:
+        return [name for name in found if Path(name).is_dir() and whole(Path(name))]
+    inner: list[str] = []
+    for place, folders, _ in os.walk(path):
+        folders[:] = sorted(name for name in folders if name != ".convoy")
+        if place != path and whole(Path(place)):
+            inner.append(place)
+            folders.clear()
+    return inner
 
 
 def _nothing(path: str, detail: bool) -> Mapping[str, Any]:

@@ -62,6 +62,28 @@ def test_a_folder_may_be_one_input(tmp_path):
     assert current_tag(item) != item.tag
 
 
+def test_a_tree_holds_volumes_that_are_folders(tmp_path):
+    dicom = b"\0" * 128 + b"DICM"
+    for name in [
+        "ann/t1/0.dcm",
+        "ann/t1/1.dcm",
+        "ann/t2/IM0001",
+        "bob/scan.ome.zarr/zarr.json",
+        "bob/scan.ome.zarr/0/c.tif",
+        "bob/x.nii",
+    ]:
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(dicom if "ann" in name else b"{}")
+    (tmp_path / "ann" / "report.pdf").write_bytes(b"%PDF")
+    found = find_items([str(tmp_path)], VOLUMES, is_volume)
+    assert names(found) == ["ann/t1", "ann/t2", "bob/scan", "bob/x"]
+    assert [item.size for item in found] == [264, 132, 4, 2]
+    assert all(current_tag(item) == item.tag for item in found)
+    assert names(find_items([f"{tmp_path}/*/t?"], VOLUMES, is_volume)) == ["ann/t1", "ann/t2"]
+    assert names(find_items([f"{tmp_path}/bob"], VOLUMES, is_volume)) == ["scan", "x"]
+
+
 @pytest.mark.parametrize("given", ["nowhere", "*.nothing", "nosuchprotocol://x"])
 def test_an_input_that_is_not_there_is_named(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
