@@ -9,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.object_store import store, store_port  # noqa: F401  fixtures
+
 _scratch = tempfile.TemporaryDirectory(prefix="convoy-tests-", ignore_cleanup_errors=True)
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["BENTOML_HOME"] = str(Path(_scratch.name) / "bentoml")

@@ -9,12 +9,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ConfigError, DataFormatError
+from training.remote import local
 from training.segmenter.losses import UNANNOTATED
 
 AXES = "zyx"
@@ -30,7 +32,7 @@ class Annotation:
     Attributes:
         ignore: label of voxels that nobody has painted.
         slices: JSON file of the painted slices: {case: {axis: [numbers]}}, axes z, y, x as stored (NIfTI's third, second and
-            first), numbers from 0; the case "*" speaks for all that are not named.
+            first), numbers from 0; the case "*" speaks for all that are not named. Or its fsspec address.
         keep: so many slices of each of ``axes`` count, evenly spaced among those that hold a class: to see what few slices would
             do.
         axes: see ``keep``.
@@ -51,6 +53,11 @@ class Annotation:
         if not self.axes or set(self.axes) - set(AXES):
             raise ConfigError("no such axes", where="axes", expected="some of the letters z, y, x", got=self.axes)
 
+    @cached_property
+    def slices_file(self) -> Path | None:
+        """The JSON file on this disk, if there is one."""
+        return local(self.slices) if self.slices else None
+
     def apply(self, stored: NDArray[np.generic], name: str, classes: int) -> Labels:
         """Label map (z, y, x) as stored → int16 with ``UNANNOTATED`` where nothing counts.
 
@@ -63,8 +70,8 @@ class Annotation:
         if wrong := sorted({int(label) for label in np.unique(labels)} - {UNANNOTATED, *range(classes)}):
             fix = "Name them in the plan's classes, or leave them out with `ignore`."
             raise DataFormatError("labels without a class", where=name, expected=f"0 to {classes - 1}", got=wrong[:9], fix=fix)
-        if self.slices:
-            labels[~painted(labels.shape, read_slices(Path(self.slices), name), name)] = UNANNOTATED
+        if self.slices_file is not None:
+            labels[~painted(labels.shape, read_slices(self.slices_file, name), name)] = UNANNOTATED
         if self.keep is not None:
             kept = staggered(labels.shape, self.keep, self.axes, name) if self.stagger else evenly(labels, self.keep, self.axes)
             labels[~painted(labels.shape, kept, name)] = UNANNOTATED

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigError, DataFormatError
+from training.remote import local, parent
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".tiff", ".tif", ".zarr")
 
@@ -50,7 +51,8 @@ def find_cases(folder: str | Path, group: str | None = None) -> Cases:
 
     Args:
         folder: with ``dataset.json`` as the Decathlon or nnU-Net (version 2) writes it; or with ``images`` and ``labels`` that
-            hold files of the same names; or a CSV with the columns image, label and, if wanted, group, paths relative to it.
+            hold files of the same names; or a CSV with the columns image, label and, if wanted, group, paths relative to it. Or
+            the fsspec address of one: it is fetched, but for ``imagesTs``, which nobody has annotated.
         group: what says which cases belong together: a key that each case has in the Decathlon's ``dataset.json``, the name of an
             object {case: group} in nnU-Net's, or a column of the CSV (``group``, if there is one). None: each case is a group.
 
@@ -58,9 +60,9 @@ def find_cases(folder: str | Path, group: str | None = None) -> Cases:
         ConfigError: no such data set, or no group where one is asked for.
         DataFormatError: a list that cannot be read; names the file and the line or field.
     """
-    place = Path(folder)
+    place = local(folder, without=("imagesTs",))
     if place.is_file() and place.suffix == ".csv":
-        return _from_list(place, group)
+        return _from_list(place, str(folder), group)
     if (place / "dataset.json").is_file():
         return _from_json(place, group)
     if (place / "images").is_dir() and (place / "labels").is_dir():
@@ -150,20 +152,23 @@ def _pairs(
     return pairs
 
 
-def _from_list(path: Path, group: str | None) -> Cases:
-    cases = []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+def _from_list(file: Path, path: str, group: str | None) -> Cases:
+    """The cases of a CSV that lies in ``file`` and is named ``path``."""
+    with file.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
         needed = ["image", "label", *([group] if group else [])]
         if missing := [name for name in needed if name not in (reader.fieldnames or [])]:
-            raise DataFormatError("columns are missing", where=str(path), expected=", ".join(needed), got=f"no {missing}")
-        for row in reader:
-            image, label = path.parent / (row["image"] or ""), path.parent / (row["label"] or "")
-            for each in (image, label):
-                if not each.exists():
-                    raise DataFormatError("no such file", where=f"{path}: line {reader.line_num}", got=each)
-            name = bare_name(image)
-            cases.append(Case(name, image, label, row.get(group or "group") or name))
-    if not cases:
-        raise DataFormatError("no cases", where=str(path), expected="a line for each volume")
+            raise DataFormatError("columns are missing", where=path, expected=", ".join(needed), got=f"no {missing}")
+        rows = [(row["image"] or "", row["label"] or "", row.get(group or "group"), reader.line_num) for row in reader]
+    if not rows:
+        raise DataFormatError("no cases", where=path, expected="a line for each volume")
+    root = local(parent(path), only=[name for image, label, *_ in rows for name in (image, label)])
+    cases = []
+    for image_name, label_name, own, line in rows:
+        image, label = root / image_name, root / label_name
+        for each in (image, label):
+            if not each.exists():
+                raise DataFormatError("no such file", where=f"{path}: line {line}", got=each)
+        name = bare_name(image)
+        cases.append(Case(name, image, label, own or name))
     return Cases(sorted(cases, key=lambda case: case.name), None)

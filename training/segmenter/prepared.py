@@ -138,7 +138,9 @@ def resampled_labels(stored: Labels, sight: Sight) -> Labels:
 
 def _digest(case: Case, plan: Plan, annotation: Annotation) -> str:
     """Of all that a prepared case depends on."""
-    files = [path for path in (case.image, case.label, Path(annotation.slices or "")) if path.name]
+    given = [path for path in (case.image, case.label, annotation.slices_file) if path is not None]
+    # Of a folder (Zarr) all files count: its own date does not change with theirs.
+    files = [file for path in given for file in [path, *sorted(path.rglob("*") if path.is_dir() else ())]]
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     about = plan.model_dump(mode="json", exclude={"window", "overlap", "skip_below"})
     text = json.dumps([VERSION, stats, about, asdict(annotation)])

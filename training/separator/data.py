@@ -29,7 +29,7 @@ class MixtureList:
     """Fixed mixtures.
 
     Attributes:
-        path: CSV or folder, see ``training.separator.mixtures``.
+        path: CSV or folder, see ``training.separator.mixtures``; or an fsspec address of one, as everywhere below.
         folder: what a CSV's paths are relative to; by default the folder that holds it.
         seconds: of each mixture only so much is used to judge; None for all.
         count: only the first so many; None for all.

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from models.errors import ConfigError, DataFormatError
 from models.separator.predictor import Separator
 from training.plots import figure, save
+from training.remote import local
 from training.separator.losses import permutation_invariant, si_snr
 from training.separator.mixtures import FixedMixture, draw_mixtures, is_layout, read_list
 from training.settings import output_folder
@@ -74,7 +75,7 @@ def evaluate(
     Args:
         bundle: what Separator.load takes.
         data: list or folder of mixtures, see ``training.separator.mixtures``; or a folder with one folder of recordings a
-            speaker, from which mixtures of whole files are drawn, 0 to 5 dB apart.
+            speaker, from which mixtures of whole files are drawn, 0 to 5 dB apart. Or an fsspec address of one.
         folder: what its paths are relative to; by default the folder that holds it.
         sample_rate: Hz, at which mixtures are made and judged; by default the network's.
         measures: which of si_snr, sdr (BSS Eval, 512-tap filters), stoi and pesq (at 8 kHz narrow band, at 16 kHz wide band, in
@@ -95,7 +96,8 @@ def evaluate(
     if out is not None:
         output_folder(out)
     separator = Separator.load(bundle)
-    if Path(data).is_dir() and not is_layout(Path(data)):
+    place = local(data)
+    if place.is_dir() and not is_layout(place):
         mixtures = draw_mixtures(str(data), DRAWN if count is None else count, len(separator.sources), seed)
     else:
         mixtures = read_list(str(data), folder)[:count]

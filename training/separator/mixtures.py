@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import ConfigError, DataFormatError
+from training.remote import local, parent
 from training.separator.speech import SUFFIXES, Recordings
 
 MIXED = ("mix_clean", "mix", "mix_both")  # LibriMix without noise, WSJ0-2mix, LibriMix with noise
@@ -78,37 +79,38 @@ def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
     """The mixtures of a list.
 
     Args:
-        path: CSV, or a folder with ``mix``, ``s1``, ``s2`` …
-        folder: what the paths of a CSV are relative to; by default the folder that holds it.
+        path: CSV, or a folder with ``mix``, ``s1``, ``s2`` …; or an fsspec address of one.
+        folder: what the paths of a CSV are relative to, or its address; by default the folder that holds it.
 
     Raises:
         ConfigError: no such list.
         DataFormatError: columns are missing, or a field is wrong; says file, line and field.
     """
-    file = Path(path)
+    file = local(path)
     if is_layout(file):
         return _read_layout(file)
     if not file.is_file():
         raise ConfigError("no such list of mixtures", where=path)
-    root = Path(folder) if folder else file.parent
     with io.StringIO(_text(file), newline="") as stream:
         reader = csv.DictReader(stream)
         names = list(reader.fieldnames or [])
         mixed = "mixture_path" in names
         sources = _sources(names, "_path" if mixed else "", path)
-        mixtures = []
+        rows = []
         for row in reader:
             where = f"{path}:{reader.line_num}"
             missing = [name for name in [*sources, *(["mixture_path"] if mixed else [])] if not row[name]]
             if missing:
                 raise DataFormatError("a field is empty", where=f"{where}: {missing[0]}", expected="a file")
-            voices = tuple(root / row[name] for name in sources)
             level = None if mixed else _level(row.get("level"), where)
-            mixture = root / row["mixture_path"] if mixed else None
-            mixtures.append(FixedMixture(voices, mixture, level, where, row.get("group") or ""))
-    if not mixtures:
+            rows.append(([row[name] for name in sources], row["mixture_path"] if mixed else None, level, where, row.get("group")))
+    if not rows:
         raise DataFormatError("the list is empty", where=path, expected="a mixture a line")
-    return mixtures
+    root = local(folder or parent(path), only=[name for names, own, *_ in rows for name in [*names, *([own] if own else [])]])
+    return [
+        FixedMixture(tuple(root / name for name in names), root / own if own else None, level, where, group or "")
+        for names, own, level, where, group in rows
+    ]
 
 
 def is_layout(folder: Path) -> bool:
@@ -188,7 +190,7 @@ def draw_mixtures(folder: str, count: int, sources: int, seed: int) -> list[Fixe
     speech = Recordings(folder, rate=1, keep=False, least=sources)
     paths = [[str(recording.path) for recording in recordings] for recordings in speech.recordings]
     rows = draw_list(list(zip(speech.speakers, paths, strict=True)), count, sources, seed)
-    names = [" and ".join(str(Path(path).relative_to(folder)) for path in files) for *files, _ in rows]
+    names = [" and ".join(str(Path(path).relative_to(speech.root)) for path in files) for *files, _ in rows]
     return [
         FixedMixture(tuple(map(Path, files)), None, float(level), f"{folder}: {name}")
         for (*files, level), name in zip(rows, names, strict=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchaudio.transforms import Speed
 
 from models.errors import ConfigError, DataFormatError
+from training.remote import local
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 FAINT = 1e-4  # RMS below which a segment counts as silence and another is drawn
@@ -40,7 +41,7 @@ class Recordings:
     """Audio files by speaker (or by kind of noise).
 
     Args:
-        folder: one folder a speaker.
+        folder: one folder a speaker; or its fsspec address.
         rate: Hz; files of another rate are resampled.
         keep: hold decoded files in memory, 16 bits a sample; without, each segment is read from disk.
 
@@ -50,7 +51,7 @@ class Recordings:
     """
 
     def __init__(self, folder: str, rate: int, keep: bool = True, least: int = 1) -> None:
-        root = Path(folder)
+        self.root = root = local(folder)
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
         grouped: dict[str, list[Recording]] = {}
         for path in found:

@@ -19,6 +19,7 @@ from models.tagger.labels import Scheme, convert, validate
 from models.tagger.lexicon import Lexicon
 from models.tagger.vectors import VectorTable, read_vectors
 from training.places import Loader, PlacedData
+from training.remote import is_remote, local
 from training.tagger.batches import Batch, BatchSampler, TaggedSentences
 from training.tagger.corpora import Sentence, read_corpus, split
 from training.tagger.lexicon import read_lexicon
@@ -30,7 +31,7 @@ class Corpus:
     """One corpus.
 
     Attributes:
-        path: file, folder or glob.
+        path: file, folder or glob; or an fsspec address of one.
         format: auto, conllu, columns, jsonl or slash.
         options: passed to the reader of that format.
         labels: label set → column it is read from. The set named ``labels`` is the one the tagger is for; others are
@@ -54,7 +55,8 @@ class TableSettings:
     Attributes:
         name: file name in the bundle.
         views: word, left_bigram, right_bigram, lexicon: which strings the table is asked for; each adds its width.
-        source: vectors to start from (any format that ``convoy embed`` writes or reads); None starts from random numbers.
+        source: vectors to start from (any format that ``convoy embed`` writes or reads), or their fsspec address (of a table its
+            ``.npy``); None starts from random numbers.
         dimensions: width when there is no source.
         minimum_count: words seen less often in training get no row when there is no source.
         maximum_words: keep the first rows of the source only.
@@ -296,11 +298,20 @@ def to_words(characters: Sequence[str], labels: Sequence[str]) -> list[str]:
 def _open(settings: TableSettings) -> VectorTable | None:
     if settings.source is None:
         return None
-    if not Path(settings.source).exists() and not Path(settings.source + ".npy").exists():
+    source = _fetched(settings.source)
+    if not source.exists() and not Path(f"{source}.npy").exists():
         raise ConfigError(
             "word vectors not found",
             where=settings.source,
             fix="Make them with `convoy embed`; the commands stand at the head of the config.",
         )
-    table = read_vectors(settings.source)
+    table = read_vectors(source)
     return table.head(settings.maximum_words) if settings.maximum_words else table
+
+
+def _fetched(source: str) -> Path:
+    """Word vectors on this disk; beside an array lie its words, and its scale."""
+    if not (is_remote(source) and source.endswith(".npy")):
+        return local(source)
+    stem = source.removesuffix(".npy")
+    return local(f"{stem}.*") / f"{stem.rpartition('/')[2]}.npy"

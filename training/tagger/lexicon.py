@@ -6,11 +6,11 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
 
 from models.errors import ConfigError, DataFormatError
 from models.tagger.lexicon import LONGEST_WORD
 from models.tagger.tokens import fold_width
+from training.remote import local
 
 _ENTRY = re.compile(r"\S+ (?P<simplified>\S+) \[[^\]]*\] /.*/")  # 繁體 繁体 [fan2 ti3] /traditional characters/
 _HAN = re.compile(r"[㐀-䶿一-鿿]+")
@@ -20,14 +20,15 @@ def read_lexicon(path: str, folded: bool) -> list[str]:
     """Distinct words that a ``Lexicon`` can use, sorted: Chinese characters only, of CC-CEDICT the simplified forms.
 
     Args:
-        path: UTF-8 text, or the same in gzip where the name ends in ``.gz``. Lines that start with # say nothing.
+        path: UTF-8 text, or the same in gzip where the name ends in ``.gz``, or its fsspec address. Lines that start with # say
+            nothing.
         folded: write full-width forms as half-width ones, as the text is that the words are looked for in.
 
     Raises:
         ConfigError: no such file.
         DataFormatError: it is not text, or holds no word.
     """
-    file = Path(path)
+    file = local(path)
     if not file.is_file():
         raise ConfigError("lexicon not found", where=path, fix="`convoy fetch cedict` brings the one that the recipes use.")
     try:

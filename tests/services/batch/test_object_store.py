@@ -5,23 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 
-import boto3
 import pytest
 
+from tests.object_store import KEYS, free_port
 from tests.services.batch.corpus import Started, command, run, write_corpus
-
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Door:
@@ -60,43 +50,18 @@ class Door:
                     ends[ready is ends[0]].sendall(content)
 
 
-@pytest.fixture(scope="module")
-def server():
-    port = free_port()
-    arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            break
-        time.sleep(0.05)
-    yield port
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture(scope="module")
-def store(server):
-    return boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{server}",
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
-        region_name="us-east-1",
-    )
-
-
 def objects(store, prefix: str) -> dict[str, bytes]:
     listed = store.list_objects_v2(Bucket="lab", Prefix=prefix).get("Contents", [])
     return {each["Key"].removeprefix(prefix): store.get_object(Bucket="lab", Key=each["Key"])["Body"].read() for each in listed}
 
 
 @pytest.mark.timeout(300)
-def test_a_store_that_goes_away_and_comes_back(server, store, tmp_path, tiny_segmenter):
+def test_a_store_that_goes_away_and_comes_back(store_port, store, tmp_path, tiny_segmenter):
     corpus, bundle = write_corpus(tmp_path / "corpus", 10), tiny_segmenter(tmp_path)
     store.create_bucket(Bucket="lab")
     for path in (corpus / "volumes").rglob("*.gz"):
         store.upload_file(str(path), "lab", f"in/{path.relative_to(corpus / 'volumes')}")
-    door = Door(server)
+    door = Door(store_port)
     settings = KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{door.port}"}
     door.open()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import DataFormatError, InputError
+from training.remote import is_pattern, is_remote, local
 
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -58,8 +59,13 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def corpus_files(path: str | Path, suffixes: frozenset[str]) -> list[Path]:
-    """Files of a corpus, sorted: a file as it is, a folder's files with one of `suffixes`, or what a glob matches."""
-    place = Path(path)
+    """Files of a corpus, sorted: a file as it is, a folder's files with one of `suffixes`, or what a glob matches.
+
+    What lies at an fsspec address is fetched first, see `training.remote`.
+    """
+    place = local(path)
+    if is_remote(path) and is_pattern(path) and place.is_dir():
+        return sorted(each for each in place.rglob("*") if each.is_file())
     if place.is_file():
         return [place]
     if place.is_dir():

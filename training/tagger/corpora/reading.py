@@ -42,7 +42,7 @@ def read_corpus(
     """Read the sentences of a corpus, one after the other.
 
     Args:
-        path: a file, a folder (its files with a fitting suffix, sorted) or a glob.
+        path: a file, a folder (its files with a fitting suffix, sorted) or a glob; or an fsspec address of one.
         format: conllu, columns, jsonl, slash; auto goes by the suffix, then by the first lines.
         fold_width: full-width letters, digits and punctuation become ASCII, in tokens and text.
         drop_duplicates: keep the first of the lines with the same tokens and labels.

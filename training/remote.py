@@ -1,0 +1,237 @@
+"""Training data on other machines: whatever fsspec can reach is fetched once, and read from this disk afterwards.
+
+A copy stands in the cache folder (``CONVOY_CACHE``, see ``models.remote_bundle.cache_folder``) under ``data/``:
+
+    data/files/<digest of address, name and version>      each file once, whole or not there
+    data/<digest of the address>-<digest of all versions>/<name of the file or folder>
+
+The second is made of hard links to the first and gets its name when it is complete, so several processes and runs may ask at
+once, an interrupted fetch goes on where it stopped, and of a folder in which one file has changed that file alone is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+from tqdm import tqdm
+
+from models.disk import sync
+from models.errors import ConfigError, ConvoyError, DataFormatError, UnavailableError
+from models.remote_bundle import cache_folder
+
+TOGETHER = 64  # files of a call: file systems that can fetch them side by side
+# What tells a file's version, as the file systems name it, the surest first; a size is always part of it.
+MARKS = (
+    "ETag", "etag", "md5Hash", "md5", "Content-MD5", "checksum", "CRC", "generation",
+    "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "modified", "created",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file at an address: its path on that file system, its bytes (None where nobody tells), and what its content changes."""
+
+    path: str
+    size: int | None
+    version: str
+
+
+def is_remote(address: str | Path) -> bool:
+    """Whether it is an address of fsspec's and no path."""
+    return "://" in str(address)
+
+
+def is_pattern(address: str | Path) -> bool:
+    """Whether it may stand for several files."""
+    return re.search(r"[*?\[]", str(address)) is not None
+
+
+def parent(address: str | Path) -> str:
+    """The folder that holds a file: of ``zip://lists/a.csv::s3://bucket/data.zip`` it is ``zip://lists::s3://bucket/data.zip``."""
+    if not is_remote(address):
+        return str(Path(address).parent)
+    own, chain, rest = str(address).partition("::")
+    protocol, _, path = own.partition("://")
+    return f"{protocol}://{path.rpartition('/')[0]}{chain}{rest}"
+
+
+def local(address: str | Path, *, only: Iterable[str] | None = None, without: Sequence[str] = ()) -> Path:
+    """Where data lie on this disk: a path stays as it is, what an fsspec address names is fetched unless the cache has it.
+
+    Args:
+        address: a path; or the address of a file, of a folder, or a pattern (the result is a folder of what it matches).
+        only: names in the folder that are wanted, of files or of folders with all that is in them.
+        without: folders in it that are not.
+
+    Raises:
+        ConfigError: nothing lies there, or there is no such kind of address.
+        DataFormatError: a name that leads out of the folder.
+        UnavailableError: the address cannot be reached, or the cache cannot be written.
+    """
+    if not is_remote(address):
+        return Path(address)
+    address = str(address)
+    with _told(address):
+        filesystem, root = fsspec.core.url_to_fs(address)
+        if isinstance(filesystem, LocalFileSystem):
+            return Path(root)
+        filesystem.invalidate_cache()
+        name = posixpath.basename(root.rstrip("/")).partition("?")[0] or "data"
+        is_file = _is_file(filesystem, root)
+        if is_file:
+            files = {name: _described(filesystem, filesystem.info(root), root)}
+        else:
+            files = _wanted(_listed(filesystem, root, address), only, without, address)
+            name = "files" if is_pattern(name) else name
+        folder = _kept(filesystem, address, files if is_file else {f"{name}/{each}": file for each, file in files.items()})
+        return folder / name
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """Whatever file systems and the libraries behind them raise, as ours."""
+    try:
+        yield
+    except ConvoyError:
+        raise
+    except (ImportError, ValueError) as problem:
+        fix = "Some kinds of address need a package of their own (s3fs, gcsfs, adlfs)."
+        raise ConfigError("no data can be fetched from there", where=address, got=problem, fix=fix) from problem
+    except Exception as problem:
+        cause = problem.__cause__  # fsspec calls a server "not found" that does not answer
+        if isinstance(problem, FileNotFoundError) and (isinstance(cause, FileNotFoundError) or not isinstance(cause, OSError)):
+            fix = "Check the spelling; a folder on an object store is there as soon as an object's name begins with it."
+            raise ConfigError("nothing lies at this address", where=address, got=problem, fix=fix) from problem
+        fix = f"Check the network, the credentials and the room in {cache_folder()} (CONVOY_CACHE names another folder)."
+        reason = f"{type(problem).__name__}: {problem}"
+        raise UnavailableError("the data cannot be fetched", where=address, got=reason, fix=fix) from problem
+
+
+# ---- what is there ----------------------------------------------------------------------------------------------------
+
+
+def _is_file(filesystem: Any, root: str) -> bool:
+    try:
+        return bool(filesystem.info(root)["type"] == "file")
+    except FileNotFoundError:
+        if is_pattern(root):
+            return False
+        raise
+
+
+def _listed(filesystem: Any, root: str, address: str) -> dict[str, _File]:
+    """The files of a folder, or those that a pattern matches, by their names in it."""
+    if filesystem.exists(root):
+        found, start = filesystem.find(root, detail=True), root
+    else:
+        found, start = filesystem.glob(root, detail=True), posixpath.dirname(re.split(r"[*?\[]", root)[0])
+    files = {}
+    for path, info in sorted(found.items()):
+        name = str(path).removeprefix(start.rstrip("/")).lstrip("/")
+        if info.get("type") == "directory" or not name or name.endswith("/"):
+            continue
+        if ".." in name.split("/"):
+            raise DataFormatError("a name that leads out of the folder", where=address, got=name)
+        files[name] = _described(filesystem, info, path)
+    return files
+
+
+def _described(filesystem: Any, info: dict[str, Any], path: str) -> _File:
+    mark = next((str(info[name]) for name in MARKS if info.get(name)), None)
+    if mark is None and info.get("size") is None:  # a listing may tell less than the file itself
+        info = filesystem.info(path)
+        mark = next((str(info[name]) for name in MARKS if info.get(name)), None)
+    size = info.get("size")
+    return _File(path, None if size is None else int(size), json.dumps([size, mark]))
+
+
+def _wanted(files: dict[str, _File], only: Iterable[str] | None, without: Sequence[str], address: str) -> dict[str, _File]:
+    """Those that are asked for; ConfigError where one is not there."""
+    if only is not None:
+        by_folder: dict[str, list[str]] = {}
+        for name in files:
+            for folder in PurePosixPath(name).parents:
+                by_folder.setdefault(str(folder), []).append(name)
+        chosen: dict[str, _File] = {}
+        for name in map(posixpath.normpath, only):
+            names = [name] if name in files else by_folder.get(name, [])
+            if not names:
+                fix = f"Names are relative to {address}."
+                raise ConfigError("no such file", where=address, expected=name, got="nothing of that name", fix=fix)
+            chosen |= {each: files[each] for each in names}
+        files = chosen
+    left = {name: file for name, file in files.items() if name.split("/")[0] not in without}
+    if not left:
+        raise ConfigError("nothing lies at this address", where=address, expected="a file, a folder with files, or a pattern")
+    return left
+
+
+# ---- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def _kept(filesystem: Any, address: str, files: dict[str, _File]) -> Path:
+    """A folder in the cache that holds these files; the lock lets one process fetch while the others wait."""
+    cache = cache_folder() / "data"
+    (cache / "files").mkdir(parents=True, exist_ok=True)
+    key, all_versions = _digest(address), _digest(json.dumps([[name, file.version] for name, file in sorted(files.items())]))
+    folder, partial = cache / f"{key}-{all_versions}", cache / f".{key}.partial"
+    with FileLock(cache / f"{key}.lock"):
+        if folder.is_dir() and all(_is_whole(folder / name, file) for name, file in files.items()):
+            return folder
+        for left_over in (folder, partial):  # of a run that was killed, or damaged since
+            shutil.rmtree(left_over, ignore_errors=True)
+        stored = {name: cache / "files" / _digest(json.dumps([address, name, file.version])) for name, file in files.items()}
+        _fetch(filesystem, address, [(files[name], place) for name, place in stored.items()], partial)
+        for name, place in stored.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(place, partial / name)
+            except OSError:  # a file system without links
+                shutil.copyfile(place, partial / name)
+        partial.rename(folder)
+        sync(cache)
+    return folder
+
+
+def _fetch(filesystem: Any, address: str, files: Sequence[tuple[_File, Path]], partial: Path) -> None:
+    """Bring files to their places; those that are there stay."""
+    missing = [(file, place) for file, place in files if not _is_whole(place, file)]
+    partial.mkdir()
+    if not missing:
+        return
+    total = sum(file.size or 0 for file, _ in missing)
+    click.echo(f"{address}: fetching {len(missing)} of {len(files)} files, {total / 1e6:.1f} MB", err=True)
+    with tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for start in range(0, len(missing), TOGETHER):
+            batch = [(file, place, partial / place.name) for file, place in missing[start : start + TOGETHER]]
+            filesystem.get([file.path for file, _, _ in batch], [str(coming) for _, _, coming in batch])
+            for file, place, coming in batch:
+                if not _is_whole(coming, file):
+                    got = f"{coming.stat().st_size} of {file.size} bytes" if coming.is_file() else "nothing"
+                    fix = "Fetch again, when nobody is writing there."
+                    raise UnavailableError("a file came incomplete", where=f"{address}: {file.path}", got=got, fix=fix)
+                sync(coming)
+                coming.replace(place)
+                bar.update(file.size or 0)
+
+
+def _is_whole(path: Path, file: _File) -> bool:
+    return path.is_file() and file.size in (None, path.stat().st_size)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
