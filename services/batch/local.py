@@ -8,8 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_end
@@ -56,8 +58,7 @@ class Processes:
         self._places = 2 * shares.processes  # items that are with the pool at a time: each process finds its next one waiting
         self._parts: Any = context.Array("d", self._places, lock=False)
         self._at_work: dict[Future[Record], tuple[Item, int]] = {}
-        seats = context.Array("i", shares.processes)
-        given = (assignment, shares.threads, self._parts, seats)
+        given = (assignment, shares.threads, self._parts)
         self._pool = ProcessPool(shares.processes, initializer=_begin, initargs=given, context=context)
 
     def __enter__(self) -> Processes:
@@ -123,46 +124,48 @@ class _Here:
     assignment: Assignment
     handler: Handler | None = None
     parts: Any
+    seat: Sequence[socket.socket] = ()
 
 
-def _begin(assignment: Assignment, threads: int, parts: Any, seats: Any) -> None:
+def _begin(assignment: Assignment, threads: int, parts: Any) -> None:
     """Runs first in each process."""
-    _take_seat(seats, threads)
+    _take_seat(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the run, which stops its processes
     os.environ["CONVOY_THREADS"] = str(threads)
     _Here.assignment, _Here.parts = assignment, parts
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _take_seat(seats: Any, threads: int) -> None:
-    """Stay on processors of one's own, where the run takes all of them: networks that wander are a quarter slower.
+def _take_seat(threads: int) -> None:
+    """Stay on processors that no other process of a batch run stays on, if there are `threads` of them: processes that wander
+    lose what their caches hold.
 
-    Args:
-        seats: who sits where, by process id.
-        threads: processors of a seat.
+    Who sits where is known by sockets without a file, one a processor: the kernel takes them back from a process that dies, and
+    processes of other runs, and of Ray's actors, see them too.
     """
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    processors = sorted(os.sched_getaffinity(0))
-    if usable() < len(processors) or len(seats) * threads != len(processors) or not seats.get_lock().acquire(timeout=5):
-        return
-    try:
-        if (seat := next((seat for seat, process in enumerate(seats) if not _lives(process)), None)) is not None:
-            seats[seat] = os.getpid()
-            for thread in Path("/proc/self/task").iterdir():  # OpenVINO goes wherever any of them may
-                os.sched_setaffinity(int(thread.name), processors[seat * threads : (seat + 1) * threads])
-    finally:
-        seats.get_lock().release()
+    if sys.platform != "linux" or usable() < len(processors := sorted(os.sched_getaffinity(0))):
+        return  # a quota, in a container: its processors may be everybody's
+    for first in range(0, len(processors) - threads + 1, threads):
+        chosen = processors[first : first + threads]
+        if seat := _reserved(chosen):
+            _Here.seat = seat
+            for thread in Path("/proc/self/task").iterdir():  # libraries have begun some
+                os.sched_setaffinity(int(thread.name), chosen)
+            return
 
 
-def _lives(process: int) -> bool:
-    if process == 0:
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _reserved(processors: Sequence[int]) -> list[socket.socket]:
+    """What holds these processors until it is closed; nothing where one of them is taken."""
+    held: list[socket.socket] = []
+    for processor in processors:
+        held.append(socket.socket(socket.AF_UNIX))
+        try:
+            held[-1].bind(f"\0convoy-batch-processor-{processor}")
+        except OSError:
+            for each in held:
+                each.close()
+            return []
+    return held
 
 
 def _end_with_parent() -> None:

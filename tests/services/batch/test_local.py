@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -33,22 +33,33 @@ def test_processors_are_shared_out(monkeypatch, cores, items, processes, shares)
 
 def test_processes_stay_on_processors_of_their_own(monkeypatch):
     taken = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 4, 6})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3000, 3002, 3004, 3006, 3008})
     monkeypatch.setattr(os, "sched_setaffinity", lambda thread, processors: taken.append((thread, processors)))
-    monkeypatch.setattr("services.batch.local.Path.iterdir", lambda path: [path / str(os.getpid())])
-    monkeypatch.setattr("services.batch.local.usable", lambda: 4)
-    seats = multiprocessing.get_context("spawn").Array("i", 2)
-    seats[0] = os.getppid()
-    local._take_seat(seats, 2)
-    assert (taken, list(seats)) == ([(os.getpid(), [4, 6])], [os.getppid(), os.getpid()])
-    seats[0] = 2**22 + 1  # of a process that is dead
-    local._take_seat(seats, 2)
-    assert (taken[1:], seats[0]) == ([(os.getpid(), [0, 2])], os.getpid())
-    monkeypatch.setattr("services.batch.local.usable", lambda: 3)  # a quota: which processors are ours is not known
-    local._take_seat(seats, 2)
-    monkeypatch.setattr("services.batch.local.usable", lambda: 4)
-    local._take_seat(seats, 1)  # half of the machine: another run may have the other half, or the same
-    assert len(taken) == 2
+    monkeypatch.setattr("services.batch.local.Path.iterdir", lambda path: [path / "7"])
+    monkeypatch.setattr("services.batch.local.usable", lambda: 5)
+    seats = []
+
+    def take(threads):
+        local._take_seat(threads)
+        seats.append(local._Here.seat)
+
+    try:
+        for threads in (2, 2, 2):
+            take(threads)
+        assert taken == [(7, [3000, 3002]), (7, [3004, 3006])]  # and none for the third: one is left, and it asks for two
+        take(1)
+        assert taken[2:] == [(7, [3008])]
+        for each in seats[0]:  # as when its process dies
+            each.close()
+        take(1)
+        assert taken[3:] == [(7, [3000])]
+        monkeypatch.setattr("services.batch.local.usable", lambda: 4)  # a quota: which processors are ours is not known
+        take(1)
+        assert len(taken) == 4
+    finally:
+        local._Here.seat = ()
+        for each in itertools.chain(*seats):
+            each.close()
 
 
 @pytest.mark.timeout(120)
