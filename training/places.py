@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from models.errors import ConfigError
+
 Place = tuple[int, int]  # epoch, number of the batch
 
 
@@ -48,9 +50,6 @@ class Loader(DataLoader[Any]):
     _reached: Place | None = None  # the epoch, and how many of its batches have been handed out
     _loaded: Place | None = None
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **{"worker_init_fn": _stay, **settings})
-
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base names a private class
         # What stands here runs when the first batch is asked for: Lightning makes iterators before it says which epoch it is.
         order = cast(Order, self.sampler if self.batch_sampler is None else self.batch_sampler)
@@ -73,6 +72,28 @@ class Loader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after that place."""
         self._loaded = self._reached = state["epoch"], state["batches"]
+
+
+def loading(workers: int, prefetch: int) -> dict[str, Any]:
+    """How a DataLoader makes batches; which ones they are does not depend on it.
+
+    Args:
+        workers: processes that make them; 0 makes them in the training process, while the network waits.
+        prefetch: batches that each of them makes ahead.
+
+    Raises:
+        ConfigError: a number that is none.
+    """
+    for name, value, least in (("workers", workers, 0), ("prefetch", prefetch, 1)):
+        if value < least:
+            raise ConfigError("too few", where=name, expected=f"at least {least}", got=value)
+    return {
+        "num_workers": workers,
+        "prefetch_factor": prefetch if workers else None,
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _stay,
+    }
 
 
 class PlacedData(lightning.LightningDataModule):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.errors import ConfigError
 from models.segmenter.plan import Plan
-from training.places import Loader, PlacedData, Places
+from training.places import Loader, PlacedData, Places, loading
 from training.processes import own_share
 from training.segmenter.annotation import Annotation
 from training.segmenter.augmentation import Augmentation
@@ -79,8 +79,9 @@ class SegmenterData(PlacedData):
         batch_size: patches in a batch.
         batches: in an epoch, of all processes together.
         validation_count: only so many volumes are judged by during training; None for all.
-        cache: folder for prepared volumes.
+        cache: folder for prepared volumes, which all processes and runs share and map.
         workers: processes that draw patches; 0 draws in the training process.
+        prefetch: batches that each of these processes makes ahead.
         seed: with the epoch and a patch's number, all that a patch depends on.
     """
 
@@ -101,6 +102,7 @@ class SegmenterData(PlacedData):
         validation_count: int | None = None,
         cache: str = "runs/cache",
         workers: int = 0,
+        prefetch: int = 2,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -109,7 +111,7 @@ class SegmenterData(PlacedData):
         self.annotation, self.validation_annotation = annotation or Annotation(), validation_annotation or Annotation()
         self.drawing, self.augmentation = drawing or Drawing(), augmentation
         self.batch_size, self.batches, self.validation_count = batch_size, batches, validation_count
-        self.workers, self.seed = workers, seed
+        self.loading, self.seed = loading(workers, prefetch), seed
         self.plan: Plan | None = None
         self.cases: list[Case] = []  # that are trained on
         self.patches: Patches | None = None
@@ -154,9 +156,7 @@ class SegmenterData(PlacedData):
             cast(Any, self.patches),
             batch_size=None,
             sampler=cast(Any, Places(self.batches, rank, world)),
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.workers > 0,
+            **self.loading,
         )
         return self.placed(loader)
 

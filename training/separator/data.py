@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.errors import ConfigError
-from training.places import Loader, Place, PlacedData, Places
+from training.places import Loader, Place, PlacedData, Places, loading
 from training.processes import own_share
 from training.separator.mixtures import FixedMixture, FixedMixtures, read_list
 from training.separator.speech import DynamicMixtures, Mixing, Recordings
@@ -97,8 +97,10 @@ class SeparatorData(PlacedData):
         mixing: how training mixtures are drawn.
         stages: lengths of segments and batches by epoch.
         batches: in an epoch, of all processes together.
-        keep: hold decoded speech in memory (16 bits a sample).
+        keep: hold decoded speech in memory (16 bits a sample), in each process that draws.
+        cache: folder for decoded speech (16 bits a sample), which all processes and runs share and map, in place of ``keep``.
         workers: processes that draw mixtures; 0 draws in the training process.
+        prefetch: batches that each of these processes makes ahead.
         seed: with the epoch and a mixture's number, all that a mixture depends on.
     """
 
@@ -112,7 +114,9 @@ class SeparatorData(PlacedData):
         stages: list[Stage] | None = None,
         batches: int = 500,
         keep: bool = True,
+        cache: str | None = None,
         workers: int = 0,
+        prefetch: int = 2,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -121,7 +125,8 @@ class SeparatorData(PlacedData):
         self.stages = sorted(stages or [Stage(0, 4.0, 4)], key=lambda stage: stage.epoch)
         if self.stages[0].epoch != 0:
             raise ConfigError("no stage for the first epochs", where="stages", expected="one with epoch 0")
-        self.batches, self.keep, self.workers, self.seed = batches, keep, workers, seed
+        self.batches, self.keep, self.cache, self.seed = batches, keep, cache, seed
+        self.loading = loading(workers, prefetch)
         self.drawn: _Drawn | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -135,9 +140,7 @@ class SeparatorData(PlacedData):
             cast(Any, self.drawn),
             batch_size=None,
             sampler=cast(Any, Places(self.batches, rank, world)),
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.workers > 0,
+            **self.loading,
         )
         return self.placed(loader)
 
@@ -154,14 +157,14 @@ class SeparatorData(PlacedData):
         if isinstance(self.train, MixtureList):
             mixtures = read_list(self.train.path, self.train.folder)[: self.train.count]
             return FixedMixtures(mixtures, self.sample_rate, self.seed)
-        speech = Recordings(self.train, self.sample_rate, self.keep, least=self.mixing.speakers)
-        noise = Recordings(self.mixing.noise, self.sample_rate, self.keep) if self.mixing.noise else None
+        speech = Recordings(self.train, self.sample_rate, self.keep, least=self.mixing.speakers, cache=self.cache)
+        noise = Recordings(self.mixing.noise, self.sample_rate, self.keep, cache=self.cache) if self.mixing.noise else None
         return DynamicMixtures(speech, noise, self.mixing, self.seed)
 
     def _fixed(self, settings: MixtureList) -> DataLoader[Batch]:
         mixtures = read_list(settings.path, settings.folder)[: settings.count]
         mixtures = [mixtures[number] for number in own_share(len(mixtures), "mixtures", self.trainer)]
-        return DataLoader(cast(Any, _Fixed(mixtures, self.sample_rate, settings.seconds)), batch_size=None)
+        return DataLoader(cast(Any, _Fixed(mixtures, self.sample_rate, settings.seconds)), batch_size=None, **self.loading)
 
 
 def stage_of(stages: Sequence[Stage], epoch: int) -> Stage:

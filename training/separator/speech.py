@@ -6,6 +6,9 @@ A folder of speakers holds one folder for each, with audio files at any depth. W
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ FAINT = 1e-4  # RMS below which a segment counts as silence and another is drawn
 TRIES = 10
 
 Floats = NDArray[np.float32]
+Integers = NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,14 @@ class Recordings:
         folder: one folder a speaker; or its fsspec address.
         rate: Hz; files of another rate are resampled.
         keep: hold decoded files in memory, 16 bits a sample; without, each segment is read from disk.
+        cache: folder for decoded files, 16 bits a sample, which all processes share and map, in place of ``keep``.
 
     Raises:
         ConfigError: no such folder, or fewer than ``least`` speakers in it.
         DataFormatError: a file is no audio.
     """
 
-    def __init__(self, folder: str, rate: int, keep: bool = True, least: int = 1) -> None:
+    def __init__(self, folder: str, rate: int, keep: bool = True, least: int = 1, cache: str | None = None) -> None:
         self.root = root = local(folder)
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
         grouped: dict[str, list[Recording]] = {}
@@ -65,22 +70,49 @@ class Recordings:
                 got=len(grouped),
                 fix="Put each speaker's files into a folder of their own.",
             )
-        self.rate, self.keep = rate, keep
+        self.rate, self.keep, self.cache = rate, keep, Path(cache) if cache else None
         self.speakers = list(grouped)
         self.recordings = list(grouped.values())
-        self._kept: dict[Path, NDArray[np.int16]] = {}
+        self._kept: dict[Path, Integers] = {}
 
     def read(self, recording: Recording, start: float, seconds: float) -> Floats:
         """Samples at our rate from ``start`` seconds on; fewer where the file ends."""
-        if self.keep:
-            if recording.path not in self._kept:
-                whole = _resampled(_decode(recording, 0, recording.samples), recording.rate, self.rate)
-                self._kept[recording.path] = np.round(np.clip(whole, -1, 1) * 32767).astype(np.int16)
+        if self.cache is not None or self.keep:
+            whole = self._kept_in_memory(recording) if self.cache is None else self._kept_on_disk(recording, self.cache)
             first = int(start * self.rate)
-            kept = self._kept[recording.path][first : first + round(seconds * self.rate)]
+            kept = whole[first : first + round(seconds * self.rate)]
             return kept.astype(np.float32) / np.float32(32767)
         first, count = int(start * recording.rate), round(seconds * recording.rate)
         return _resampled(_decode(recording, first, count), recording.rate, self.rate)
+
+    def _whole(self, recording: Recording) -> Integers:
+        whole = _resampled(_decode(recording, 0, recording.samples), recording.rate, self.rate)
+        return np.round(np.clip(whole, -1, 1) * 32767).astype(np.int16)
+
+    def _kept_in_memory(self, recording: Recording) -> Integers:
+        if recording.path not in self._kept:
+            self._kept[recording.path] = self._whole(recording)
+        return self._kept[recording.path]
+
+    def _kept_on_disk(self, recording: Recording, cache: Path) -> Integers:
+        """Mapped for as long as it is looked at: more files may be there than a process may map."""
+        status = recording.path.stat()
+        about = f"{recording.path.resolve()} {status.st_size} {status.st_mtime_ns} {self.rate}"
+        name = hashlib.sha256(about.encode()).hexdigest()[:32]
+        file = cache / name[:2] / f"{name}.npy"  # few folders of many files
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_name(f".{secrets.token_hex(6)}.partial")
+            try:
+                with partial.open("xb") as stream:
+                    np.save(stream, self._whole(recording))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                partial.replace(file)  # another process may have been first: with the same samples
+            finally:
+                partial.unlink(missing_ok=True)
+        mapped: Integers = np.load(file, mmap_mode="r")
+        return mapped
 
 
 def _header(path: Path) -> Recording:

@@ -18,7 +18,7 @@ from models.tagger.features import TypeMemory, View
 from models.tagger.labels import Scheme, convert, validate
 from models.tagger.lexicon import Lexicon
 from models.tagger.vectors import VectorTable, read_vectors
-from training.places import Loader, PlacedData
+from training.places import Loader, PlacedData, loading
 from training.remote import is_remote, local
 from training.tagger.batches import Batch, BatchSampler, TaggedSentences
 from training.tagger.corpora import Sentence, read_corpus, split
@@ -103,6 +103,7 @@ class TaggerData(PlacedData):
         longest: of a longer sentence only so many tokens are seen in training.
         seed: draws splits and batches.
         workers: processes that make batches; 0 makes them in the training process.
+        prefetch: batches that each of these processes makes ahead.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class TaggerData(PlacedData):
         longest: int = 256,
         seed: int = 1,
         workers: int = 0,
+        prefetch: int = 2,
     ) -> None:
         super().__init__()
         self.train, self.validation, self.test = train, validation, test
@@ -134,7 +136,7 @@ class TaggerData(PlacedData):
             raise ConfigError("a tagger needs word vectors", where="tables", expected="at least one table", got="none")
         self.lexicon = lexicon
         self.longest_spelling, self.letter_minimum_count = letters, letter_minimum_count
-        self.batch_tokens, self.longest, self.workers = batch_tokens, longest, workers
+        self.batch_tokens, self.longest, self.loading = batch_tokens, longest, loading(workers, prefetch)
         self.vocabulary: Vocabulary | None = None
         self.matrices: list[NDArray[np.float32] | None] = []
         self.parts: dict[str, list[Sentence]] = {}
@@ -266,14 +268,11 @@ class TaggerData(PlacedData):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         sampler = BatchSampler(dataset, self.batch_tokens, shuffle, self.seed, rank, world)
-        pinned = torch.cuda.is_available()
         loader = (Loader if part == "train" else DataLoader)(
             cast(Any, dataset),  # its items are numbers, which collate makes a Batch of
             batch_sampler=cast(Any, sampler),
             collate_fn=dataset.collate,
-            num_workers=self.workers,
-            pin_memory=pinned,
-            persistent_workers=self.workers > 0,
+            **self.loading,
         )
         return self.placed(loader) if isinstance(loader, Loader) else loader
 
