@@ -123,6 +123,7 @@ def export_bundle(checkpoint: Path, bundle: Path, *, card: Path | None = None, f
         for name, graph in exported.networks.items():
             path = Path(folder) / name
             write_onnx(graph, path)
+            strip(path)
             halve(path)
             differences[name] = compare(graph, path)
             files[name] = path
@@ -163,6 +164,17 @@ def write_onnx(graph: Graph, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+
+
+def strip(path: Path) -> None:
+    """Take out what torch notes of where each operation came from: lines of code, by their paths on this machine, and shapes."""
+    model = onnx.load(path)
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")
+    onnx.save(model, path)
 
 
 def halve(path: Path) -> None:

@@ -182,3 +182,16 @@ def test_weights_are_halved_where_that_loses_nothing(tmp_path):
         export_module.halve(path)
         assert path.stat().st_size < share * size
         assert np.array_equal(Runtime(path).run({"x": graph.inputs["x"].numpy()})["y"], before)
+
+
+def test_no_line_of_code_by_its_path_is_exported(tmp_path):
+    """torch writes the stack of each operation into the file."""
+    torch.manual_seed(0)
+    network, path = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh()), tmp_path / "network.onnx"
+    graph = export_module.Graph(network, {"x": torch.randn(1, 8)}, ["y"], {})
+    export_module.write_onnx(graph, path)
+    before = Runtime(path).run({"x": graph.inputs["x"].numpy()})["y"]
+    assert b".py" in path.read_bytes()
+    export_module.strip(path)
+    assert b".py" not in path.read_bytes()
+    assert np.array_equal(Runtime(path).run({"x": graph.inputs["x"].numpy()})["y"], before)

@@ -15,7 +15,7 @@ from models.errors import ConfigError
 from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.separator.settings import SeparatorPreprocessing
 from models.separator.transformer import DualPathSettings
-from training.export import Exported, load_network
+from training.export import Exported, load_network, rounded
 from training.separator.graphs import graph, step_graph
 
 WINDOW_SECONDS, OVERLAP_SECONDS = 8.0, 1.0  # where the checkpoint does not say
@@ -33,7 +33,7 @@ def export(saved: dict[str, Any], folder: Path) -> Exported:
         ConfigError: the checkpoint says no sample rate, or its weights are not those of its settings.
     """
     about = saved["separator"]
-    network = network_of(saved)
+    network = rounded(network_of(saved))
     settings = network.settings
     if not about.get("sample_rate"):
         fix = "Train with the data module of training/configs/separator-*.yaml, which writes it."
