@@ -16,7 +16,7 @@ from models.segmenter.network import UNet, UNetSettings
 from models.segmenter.plan import Plan
 from models.separator.network import ConvTasNet, ConvTasNetSettings
 from models.tagger.labels import Scheme
-from training.export import export_bundle
+from training.export import export_bundle, rounded
 from training.tagger.data import TaggerTask
 from training.tagger.module import TaggerModule
 from training.tagger.vocabulary import Table, Vocabulary
@@ -51,7 +51,7 @@ def _tiny_separator(causal: bool) -> Path:
 
 
 def tiny_separator_network(causal: bool) -> ConvTasNet:
-    """The network of random weights that such a bundle is made of, the same at every call."""
+    """The network of random weights, numbers of 16 bits, that such a bundle is made of; the same at every call."""
     torch.manual_seed(3)
     settings = ConvTasNetSettings(
         filters=32,
@@ -70,7 +70,7 @@ def tiny_separator_network(causal: bool) -> ConvTasNet:
         for parameter in network.parameters():
             if parameter.ndim == 1:  # norms and biases as a trained network has them, not all ones and zeros
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return network
+    return rounded(network)
 
 
 def tiny_segmenter_bundle(folder: Path, name: str = "tiny-segmenter", **plan: Any) -> Path:
@@ -143,7 +143,7 @@ def tiny_tagger_bundle(folder: Path, language: str, name: str | None = None) -> 
 
 
 def tiny_tagger_module(language: str) -> TaggerModule:
-    """The network of random weights that such a bundle is made of, the same at every call."""
+    """The network of random weights, numbers of 16 bits, that such a bundle is made of; the same at every call."""
     torch.manual_seed(0)
     english = language == "en"
     if english:
