@@ -25,18 +25,17 @@ def grown(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
         ``weights``, the residual of what was the last block as zeros where it had none, and of ``own`` the further blocks, whose
         output layers are zero. Where ``own`` has no further blocks, ``weights`` as they are.
     """
-    blocks = {_block(name) for name in weights}
-    further = {name: tensor.clone() for name, tensor in own.items() if _block(name) not in blocks}
-    if not further:
+    blocks = {block for name in weights if (block := _block(name)) is not None}
+    further = {name: tensor.clone() for name, tensor in own.items() if _block(name) not in (None, *blocks)}
+    if not blocks or not further:
         return dict(weights)
     for name, tensor in further.items():
         if ".output." in name:
             tensor.zero_()
     result = {**weights, **further}
-    for name in (
-        f"separator.blocks.{max(block for block in blocks if block is not None)}.output.{kind}" for kind in ("weight", "bias")
-    ):
-        missing = len(own[name]) - len(result[name])  # rows of the residual stand before those of the skip path
+    for kind in ("weight", "bias"):
+        name = f"separator.blocks.{max(blocks)}.output.{kind}"
+        missing = max(0, len(own[name]) - len(result[name]))  # rows of the residual stand before those of the skip path
         result[name] = torch.cat([result[name].new_zeros(missing, *result[name].shape[1:]), result[name]])
     return result
 

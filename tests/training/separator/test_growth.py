@@ -43,8 +43,14 @@ def test_a_bundle_with_fewer_repeats_is_a_start(tmp_path):
     torch.testing.assert_close(deep(mixture), trained(mixture), rtol=0, atol=3e-3)  # weights of 16 bits
 
 
-def test_a_bundle_of_another_width_is_none(tmp_path):
+@pytest.mark.parametrize("width", [{"hidden": 28}, {"skip": 4}, {"bottleneck": 4}])
+def test_a_bundle_of_another_width_is_none(tmp_path, width):
     trained = tiny_separator_network(causal=False)
-    other = ConvTasNet(replace(trained.settings, repeats=trained.settings.repeats + 1, hidden=trained.settings.hidden + 4))
+    other = ConvTasNet(replace(trained.settings, repeats=trained.settings.repeats + 1, **width))
     with pytest.raises(ConfigError, match="another one"):
         start_from(other, tiny_separator_bundle(tmp_path), adapt=grown)
+
+
+def test_a_network_without_blocks_is_no_start():
+    weights = {"separator.norm.weight": torch.ones(3)}
+    assert grown(weights, ConvTasNet(SMALL).state_dict()) == weights
