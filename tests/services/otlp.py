@@ -27,6 +27,10 @@ class Collector:
             self.resources.append(_values(resource.resource.attributes))
             self.spans += [(span.name, span, _values(span.attributes)) for scope in resource.scope_spans for span in scope.spans]
 
+    def of(self, trace: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """Span and attributes, by name, of the trace of this identity (32 hexadecimal digits)."""
+        return {name: (span, more) for name, span, more in self.spans if span.trace_id.hex() == trace}
+
     def wait_for(self, enough: Callable[[list[str]], bool]) -> None:
         deadline = time.monotonic() + 10
         while not enough([name for name, _, _ in self.spans]):
