@@ -1,4 +1,4 @@
-"""What is done to patches so that a network does not learn them by heart; the transforms are TorchIO's.
+"""What is done to patches so that a network does not learn them by heart; noise and blur are TorchIO's.
 
 Çiçek et al. 2016 rotate, scale, change grey values and deform by B-splines; so do we. Labels outside of the patch are
 unannotated.
@@ -6,7 +6,7 @@ unannotated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,9 +16,10 @@ import torchio
 from torch import Tensor
 
 from models.errors import ConfigError
+from training.segmenter.deformation import FIXED, Deformation, drawn_displacements, drawn_matrix
 from training.segmenter.losses import UNANNOTATED
 
-SHIFT = -UNANNOTATED  # added to labels while they are deformed, so that TorchIO's filling, 0, is what is not annotated
+LEAST = 2 * FIXED + 1  # control points
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Augmentation:
         degrees: of rotation about each axis, at most.
         scale: largest change of size, as a share.
         deformation: chance of a deformation by B-splines.
-        control_points: of the B-splines, along each axis.
+        control_points: of the B-splines, along each axis; the outer two on each side stay where they are.
         displacement: of a control point, voxels at most.
         grey: chance of a gamma curve, and of another contrast and brightness.
         noise: chance of Gaussian noise.
@@ -55,44 +56,38 @@ class Augmentation:
                 raise ConfigError("not a chance", where=name, expected="0 to 1", got=getattr(self, name))
         if set(self.flips) - set("zyx"):
             raise ConfigError("no such axes", where="flips", expected="some of the letters z, y, x", got=self.flips)
-        if self.control_points < 4:
-            raise ConfigError("too few control points", where="control_points", expected="4 or more", got=self.control_points)
+        if self.control_points < LEAST:
+            expected = f"{LEAST} or more, since {2 * FIXED} stay where they are"
+            raise ConfigError("too few control points", where="control_points", expected=expected, got=self.control_points)
 
     def __call__(self, image: Tensor, labels: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Change a patch (z, y, x) and its labels, always in the same way for the same seed."""
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
+        image, labels = self._moved(image, labels, generator)
         with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global numbers
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            subject = torchio.Subject(
-                image=torchio.ScalarImage(tensor=image[None]), labels=torchio.LabelMap(tensor=(labels + SHIFT)[None].short())
-            )
-            for transform in self._drawn(image.shape):
-                subject = transform(subject)
-        changed = cast(Any, subject)
-        values = changed["image"].data[0].float()
-        return self._contrast(values, generator), changed["labels"].data[0].long() - SHIFT
+            subject = torchio.Subject(image=torchio.ScalarImage(tensor=image[None]))
+            for chance, transform in (
+                (self.blur, torchio.RandomBlur((0.25, 1.0))),
+                (self.noise, torchio.RandomNoise(std=(0.0, 0.2))),
+            ):
+                if float(torch.rand(())) < chance:
+                    subject = transform(subject)
+        values = cast(Any, subject)["image"].data[0].float()
+        return self._contrast(values, generator), labels
 
-    def _drawn(self, shape: Sequence[int]) -> list[torchio.Transform]:
-        """The transforms of this patch."""
-        # A cubic B-spline does not fold where a control point moves less than half a cell.
-        z, y, x = (min(self.displacement, 0.45 * size / (self.control_points - 3)) for size in shape)
-        flips = tuple("zyx".index(axis) for axis in self.flips)
-        chances: list[tuple[float, Callable[[], Any]]] = [
-            (1.0 if flips else 0.0, lambda: torchio.RandomFlip(axes=flips)),
-            (
-                self.affine,
-                lambda: torchio.RandomAffine(
-                    scales=(1 - self.scale, 1 + self.scale), degrees=self.degrees, default_pad_value=0.0
-                ),
-            ),
-            (
-                self.deformation,
-                lambda: torchio.RandomElasticDeformation(self.control_points, max_displacement=(z, y, x)),
-            ),
-            (self.blur, lambda: torchio.RandomBlur((0.25, 1.0))),
-            (self.noise, lambda: torchio.RandomNoise(std=(0.0, 0.2))),
-        ]
-        return [make() for chance, make in chances if float(torch.rand(())) < chance]
+    def _moved(self, image: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mirrored, turned, scaled and bent."""
+        chances = torch.rand(5, generator=generator).tolist()
+        mirrored = [axis for axis, chance in zip("zyx", chances, strict=False) if axis in self.flips and chance < 0.5]
+        axes = ["zyx".index(axis) for axis in mirrored]
+        image, labels = image.flip(axes), labels.flip(axes)
+        affine, deformation = chances[3] < self.affine, chances[4] < self.deformation
+        if not affine and not deformation:
+            return image, labels
+        matrix = drawn_matrix(self.degrees, self.scale, generator) if affine else None
+        bent = drawn_displacements(self.control_points, self.displacement, image.shape, generator) if deformation else None
+        return Deformation(matrix, bent)(image, labels, UNANNOTATED)
 
     def _contrast(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Gamma, contrast and brightness of normalised values, whose mean is near 0 (nnU-Net's ranges)."""

@@ -28,12 +28,11 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import ConfigError, DataFormatError
 from training.remote import local, parent
-from training.separator.speech import SUFFIXES, Recordings
+from training.separator.speech import SUFFIXES, Floats, Recordings, header
 
 MIXED = ("mix_clean", "mix", "mix_both")  # LibriMix without noise, WSJ0-2mix, LibriMix with noise
 
@@ -58,7 +57,30 @@ class FixedMixture:
 
     def load(self, rate: int) -> tuple[Tensor, Tensor]:
         """(mixture (T), voices (C, T)) at ``rate`` Hz."""
-        loaded = [_load(path, rate, self.where) for path in self.sources]
+        mixture = None if self.mixture is None else _load(self.mixture, rate, self.where)
+        return self._joined([_load(path, rate, self.where) for path in self.sources], mixture)
+
+    def segment(self, rate: int, length: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """(mixture (length), voices (C, length)) from a random place on; silence follows where the files end.
+
+        Of files at ``rate`` only the segment is decoded, unless a level is asked for, which is that of whole voices.
+        """
+        headers = [header(path) for path in (*self.sources, *([self.mixture] if self.mixture else []))]
+        if self.level is None and all(each.rate == rate for each in headers):
+            longest = max(each.samples for each in headers[: len(self.sources)])
+            if self.mixture is not None:
+                self._check(headers[-1].samples, longest)
+            start = _place(random, longest, length)
+            parts = [_load(each.path, rate, self.where, min(start, each.samples), length) for each in headers]
+            parts = [np.pad(part, (0, length - len(part))) for part in parts]
+            return self._joined(parts[: len(self.sources)], parts[-1] if self.mixture else None)
+        mixture, voices = self.load(rate)
+        start = _place(random, len(mixture), length)
+        whole = torch.cat([mixture[None], voices])[:, start : start + length]
+        whole = torch.nn.functional.pad(whole, (0, length - whole.shape[1]))
+        return whole[0], whole[1:]
+
+    def _joined(self, loaded: Sequence[Floats], mixture: Floats | None) -> tuple[Tensor, Tensor]:
         longest = max(map(len, loaded))
         voices = np.stack([np.pad(voice, (0, longest - len(voice))) for voice in loaded])
         if self.level is not None:
@@ -68,11 +90,14 @@ class FixedMixture:
             gains = rms[0] / rms * 10 ** (-self.level / 20)
             gains[0] = 1.0
             voices = voices * gains.astype(np.float32)[:, None]
-        mixture = voices.sum(0) if self.mixture is None else _load(self.mixture, rate, self.where)
-        if len(mixture) != longest:
-            got = f"{len(mixture)} and {longest} samples"
-            raise DataFormatError("mixture and voices differ in length", where=self.where, expected="one length", got=got)
+        mixture = voices.sum(0) if mixture is None else mixture
+        self._check(len(mixture), longest)
         return torch.from_numpy(mixture), torch.from_numpy(voices)
+
+    def _check(self, mixture: int, longest: int) -> None:
+        if mixture != longest:
+            got = f"{mixture} and {longest} samples"
+            raise DataFormatError("mixture and voices differ in length", where=self.where, expected="one length", got=got)
 
 
 def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
@@ -148,12 +173,8 @@ class FixedMixtures:
     def draw(self, epoch: int, index: int, seconds: float) -> tuple[Tensor, Tensor]:
         """The segment of this place in this epoch."""
         random = np.random.default_rng((self.seed, epoch, index))
-        mixture, voices = self.mixtures[int(random.integers(len(self.mixtures)))].load(self.rate)
-        length = round(seconds * self.rate)
-        start = int(random.integers(max(1, mixture.shape[0] - length + 1)))
-        missing = max(0, length - mixture.shape[0])
-        whole = torch.nn.functional.pad(torch.cat([mixture[None], voices]), (0, missing))[:, start : start + length]
-        return whole[0], whole[1:]
+        mixture = self.mixtures[int(random.integers(len(self.mixtures)))]
+        return mixture.segment(self.rate, round(seconds * self.rate), random)
 
 
 def draw_list(speakers: Sequence[tuple[str, Sequence[str]]], count: int, sources: int, seed: int) -> list[list[str]]:
@@ -228,10 +249,16 @@ def _level(text: str | None, where: str) -> float | None:
     return level
 
 
-def _load(path: Path, rate: int, where: str) -> NDArray[np.float32]:
+def _place(random: np.random.Generator, total: int, length: int) -> int:
+    """First sample of a segment."""
+    return int(random.integers(max(1, total - length + 1)))
+
+
+def _load(path: Path, rate: int, where: str, start: int = 0, count: int = -1) -> Floats:
+    """Mean of the channels; all of them, or ``count`` samples, at most, from ``start`` on (both at the file's own rate)."""
     try:
-        samples, own = soundfile.read(str(path), dtype="float32", always_2d=True)
+        samples, own = soundfile.read(str(path), count, start, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise DataFormatError("cannot be read", where=f"{where}: {path}", expected="audio", got=error) from error
-    mono: NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32)
+    mono: Floats = samples.mean(axis=1, dtype=np.float32)
     return mono if own == rate else np.asarray(soxr.resample(mono, own, rate), np.float32)

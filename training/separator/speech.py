@@ -61,7 +61,7 @@ class Recordings:
         grouped: dict[str, list[Recording]] = {}
         for path in found:
             if path.parent != root:
-                grouped.setdefault(path.relative_to(root).parts[0], []).append(_header(path))
+                grouped.setdefault(path.relative_to(root).parts[0], []).append(header(path))
         if len(grouped) < least:
             raise ConfigError(
                 "too few speakers",
@@ -115,7 +115,12 @@ class Recordings:
         return mapped
 
 
-def _header(path: Path) -> Recording:
+def header(path: Path) -> Recording:
+    """What a file's header tells.
+
+    Raises:
+        DataFormatError: it is no audio, or empty.
+    """
     try:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:

@@ -189,7 +189,7 @@ def test_no_chance_means_no_change():
     [
         (lambda: Augmentation(affine=1.5), "affine: not a chance"),
         (lambda: Augmentation(flips="t"), "no such axes"),
-        (lambda: Augmentation(control_points=3), "control points"),
+        (lambda: Augmentation(control_points=4), "control points.*5 or more"),
         (lambda: Drawing(foreground=-1), "not a share"),
         (lambda: Split(5, 5), "no such fold"),
     ],

@@ -205,6 +205,35 @@ def test_training_may_draw_segments_of_fixed_mixtures(folder, tmp_path):
     assert not long[12_000:].any()
 
 
+@pytest.mark.parametrize("own_rate", [8000, 11_025])
+@pytest.mark.parametrize("header", ["mixture_path,source_1_path,source_2_path", "source_1,source_2"])
+def test_a_segment_is_a_part_of_the_whole_however_little_is_decoded(tmp_path, header, own_rate):
+    rng = np.random.default_rng(0)
+    first, second = (rng.uniform(-0.2, 0.2, length).astype(np.float32) for length in (9000, 5000))
+    mixture = first + np.pad(second, (0, 4000))
+    for name, samples in (("m", mixture), ("a", first), ("b", second)):
+        soundfile.write(tmp_path / f"{name}.wav", samples, own_rate, subtype="FLOAT")
+    row = "m.wav,a.wav,b.wav" if "mixture" in header else "a.wav,b.wav"
+    (tmp_path / "list.csv").write_text(f"{header}\n{row}\n", encoding="utf-8")
+    [fixed] = read_list(str(tmp_path / "list.csv"))
+    whole = torch.cat([fixed.load(8000)[0][None], fixed.load(8000)[1]])
+    for length in (500, 3000, 12_000):
+        padded = torch.nn.functional.pad(whole, (0, max(0, length - whole.shape[1])))
+        for seed in range(10):
+            drawn = torch.cat([part.reshape(-1, length) for part in fixed.segment(8000, length, np.random.default_rng(seed))])
+            start = int(np.random.default_rng(seed).integers(max(1, whole.shape[1] - length + 1)))
+            assert torch.equal(drawn, padded[:, start : start + length])
+
+
+def test_a_mixture_of_another_length_is_told_before_anything_is_decoded(tmp_path):
+    for name, length in (("m", 4000), ("a", 5000), ("b", 5000)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(length, 0.1), 8000)
+    (tmp_path / "list.csv").write_text("mixture_path,source_1_path,source_2_path\nm.wav,a.wav,b.wav\n", encoding="utf-8")
+    [fixed] = read_list(str(tmp_path / "list.csv"))
+    with pytest.raises(DataFormatError, match=r"list\.csv:2.*4000 and 5000 samples"):
+        fixed.segment(8000, 100, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
