@@ -49,18 +49,25 @@ class _Actor:
         self._processes = Processes(assignment, Shares(1, processors))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """A row: its record, or what ends the run, pickled: raised here, Ray would make an error of its own of it."""
-        [item] = (Item(*row) for row in zip(*(batch[name].tolist() for name in _COLUMNS), strict=True))
+        """Rows: their records, in any order. What ends the run is last, pickled: raised here, it would be an error of Ray's."""
+        items = [Item(*row) for row in zip(*(batch[name].tolist() for name in _COLUMNS), strict=True)]
+        rows: list[tuple[str, bytes]] = []
         try:
-            return {"record": [self._one(item).to_json()], "problem": [b""]}
+            rows.extend((record.to_json(), b"") for record in self._run(items))  # what came before an error stays
         except ConvoyError as problem:
-            return {"record": [""], "problem": [pickle.dumps(problem)]}
+            rows.append(("", pickle.dumps(problem)))
+        return {"record": [record for record, _ in rows], "problem": [problem for _, problem in rows]}
 
-    def _one(self, item: Item) -> Record:
-        key = self._assignment.key(item)
-        if (found := self._ledger.done(key)) and not self._ledger.damaged([found]):
-            return found  # the actor before this one came so far
-        return next(record for record in self._processes.run([item]) if record is not None)
+    def _run(self, items: Sequence[Item]) -> Iterator[Record]:
+        """All at once, so that the process finds its next item waiting."""
+        left = []
+        for item in items:
+            found = self._ledger.done(self._assignment.key(item))
+            if found and not self._ledger.damaged([found]):
+                yield found  # the actor before this one came so far
+            else:
+                left.append(item)
+        yield from (record for record in self._processes.run(left) if record is not None)
 
 
 def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster) -> Iterator[Record]:
@@ -83,7 +90,7 @@ def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster) 
         done = rows.map_batches(
             _Actor,
             fn_constructor_args=(assignment, cluster.processors),
-            batch_size=1,
+            batch_size=None,  # all rows of a block
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(most, now)),
             num_cpus=cluster.processors,
         )
