@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 
@@ -44,6 +45,14 @@ def test_a_bundle_is_whole_and_has_a_card(name):
     card = bundle.file("CARD.md").read_text("utf-8")
     assert all(f"## {part}" in card for part in ("Trained on", "Figures", "Recipe", "Limits"))
     assert sum(path.stat().st_size for path in bundle.path.iterdir()) < 25e6
+
+
+@pytest.mark.parametrize("path", sorted(PRETRAINED.glob("*/*.onnx")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_networks_tell_nothing_of_the_machine_that_wrote_them(path):
+    graph = onnx.load(path).graph
+    assert graph.node
+    assert not [part.name for part in (*graph.node, *graph.initializer) if part.metadata_props or part.doc_string]
+    assert b".py" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("name", BUNDLES)
