@@ -4,7 +4,8 @@
 
 A real server with the bundles in ``pretrained``, and the same predictors in a process that stays loaded; both use the same cores,
 and the client too, whose part is counted as HTTP's. One short text; 1,000 sentences in one call, and as calls of 250 from four
-clients at once; the sample recording, several times over; the sample volume. The two take turns, and who goes first changes.
+clients at once; the sample recording, several times over; the sample volume; and a whole head, if `convoy fetch mni152` has
+brought one. The two take turns, and who goes first changes.
 Asked: at most 3 ms over the predictor for one text, at least 80 % of its throughput in bulk, below 5 % more time for files.
 Prints a table, then JSON.
 """
@@ -34,6 +35,7 @@ SHORT = "Ada Lovelace lived in London."
 CALLS = 100  # of one short text, in a turn; the turn counts as their median
 BULK, CLIENTS = 1000, 4  # texts; clients that share them
 VOICES, SCAN, SEGMENTER = "separator-2speakers", "hippocampus-mni152.nii.gz", "segmenter-hippocampus"
+HEAD = next((ROOT / "data" / "mni152").glob("*.nii.gz"), None)
 JSON = "application/json"
 Work = Callable[[], float]
 
@@ -43,7 +45,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each on each work (default: 15)")
     parser.add_argument("--repeat", type=int, default=6, help="how often the recording of 10 s is repeated (default: 6)")
     parser.add_argument("--cores", type=int, default=2, help="cores that both may use (default: 2)")
-    parser.add_argument("--only", choices=["short", "bulk", "clients", "audio", "volume"], action="append", help="only this work")
+    works = ["short", "bulk", "clients", "audio", "volume", "head"]
+    parser.add_argument("--only", choices=works, action="append", help="only this work")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -151,6 +154,7 @@ def client(url: str, folder: Path) -> dict[str, Work]:
         "clients": shared,
         "audio": lambda: file("/separate", "audio", folder / "recording.flac"),
         "volume": lambda: file(f"/segment?model={SEGMENTER}", "volume", SAMPLES / SCAN),
+        **({"head": lambda: file(f"/segment?model={SEGMENTER}", "volume", HEAD)} if HEAD else {}),
     }
 
 
@@ -185,6 +189,7 @@ def predict(folder: Path) -> None:
         "clients": lambda: timed(lambda: tagger.tag(texts)),
         "audio": lambda: timed(lambda: separator.separate_file(folder / "recording.flac", folder / "voices.wav")),
         "volume": lambda: timed(lambda: segmenter.segment_file(SAMPLES / SCAN, folder / "labels.nii.gz")),
+        "head": lambda: timed(lambda: segmenter.segment_file(HEAD, folder / "labels.nii.gz")),
     }
     answer("ready")
     for line in sys.stdin:
@@ -198,6 +203,7 @@ def report(arguments: argparse.Namespace, times: dict[str, dict[str, list[float]
         "clients": f"/tag, {BULK:,} sentences, {CLIENTS} clients",
         "audio": f"/separate, {10 * arguments.repeat} s of sound",
         "volume": f"/segment, {SCAN}",
+        "head": "/segment, a whole head of 1 mm",
     }
     figures: dict[str, object] = {"processor": processor(), "cores": arguments.cores, "rounds": arguments.rounds}
     print(f"{arguments.cores} cores of {figures['processor']}, {arguments.rounds} rounds\n")
