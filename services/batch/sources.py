@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 
 from models.errors import ConfigError, DataFormatError, InputError
+from services.batch.folders import Folders, Listing, above, files_of, folders_among
 from services.batch.places import is_local, located
 
 STDIN = "-"
@@ -42,16 +43,13 @@ class Item:
     tag: str = ""
 
 
-Folders = Callable[[Path], bool]
-
-
 def find_items(inputs: Iterable[str], suffixes: Sequence[str], whole: Folders | None = None) -> list[Item]:
     """Expand folders and globs, in sorted order; each file once.
 
     Args:
         inputs: files, folders, globs, fsspec addresses, or - for stdin.
         suffixes: what is taken from a folder, lower case; the longer of two that fit is the ending of a name.
-        whole: says of a folder that it is one input, as a DICOM series is.
+        whole: says which folders are one input, as a DICOM series is.
 
     Raises:
         InputError: there is no such input, or it cannot be read.
@@ -154,7 +152,7 @@ def current_tag(item: Item) -> str:
         return item.tag
     filesystem, path = located(item.address)
     if filesystem.isdir(path):
-        return _folder_item(filesystem, path, item.output).tag
+        return _folder_item(filesystem, path, item.output, files_of(filesystem, path)).tag
     filesystem.invalidate_cache()
     return _tag(filesystem.info(path))
 
@@ -170,46 +168,65 @@ def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Ite
             yield _item(filesystem, path, path.rpartition("/")[0], filesystem.info(path), suffixes)
             return
         folder = filesystem.isdir(path)
-        if folder and is_local(filesystem) and whole and whole(Path(path)):
-            yield _folder_item(filesystem, path, PurePosixPath(path).name)
-            return
-        search = filesystem.find if folder else filesystem.glob if any(sign in path for sign in "*?[") else _nothing
-        found = search(path, detail=True)
-        inner = _inner(path, list(found), folder, whole) if whole and is_local(filesystem) else []
+        home = path if folder else re.split(r"[*?[]", path)[0].rpartition("/")[0]
+        search = _below if folder else _matching if any(sign in path for sign in "*?[") else _nothing
+        files, grouped = search(filesystem, path, home, suffixes, whole)
     except ImportError as problem:
         fix = "Run `make dev` once, then `.venv-dev/bin/convoy` in place of `convoy`; other stores need a package of their own."
         raise InputError("cannot be read", where=given, got=problem, fix=fix) from problem
     except Exception as problem:  # file systems raise whatever the libraries behind them do
         raise InputError("cannot be read", where=given, got=f"{type(problem).__name__}: {problem}") from problem
-    home = path if folder else re.split(r"[*?[]", path)[0].rpartition("/")[0]
-    files = [name for name in sorted(found) if name.lower().endswith(suffixes) or not folder]
-    files = [name for name in files if ".convoy" not in name.removeprefix(home).split("/")]  # what runs keep for themselves
-    files = [name for name in files if not any(name.startswith(place + "/") or name == place for place in inner)]
-    if not files and not inner:
+    if not files and not grouped:
         expected = f"a file, a folder with {', '.join(suffixes[:-1])} or {suffixes[-1]} files, a glob that matches, or -"
         raise InputError("no such input", where=given, expected=expected, fix="Check the spelling.")
-    for name in sorted([*files, *inner]):
-        if name in inner:
-            yield _folder_item(filesystem, name, name.removeprefix(home.rstrip("/") + "/"))
-        elif found[name].get("type") != "directory":
-            yield _item(filesystem, name, home, found[name], suffixes)
+    home = home.rpartition("/")[0] if home in grouped else home  # a folder that is an input gives its own name
+    for name in sorted([*files, *grouped]):
+        if name in grouped:
+            yield _folder_item(filesystem, name, name.removeprefix(home.rstrip("/") + "/"), grouped[name])
+        else:
+            yield _item(filesystem, name, home, files[name], suffixes)
 
 
-def _inner(path: str, found: Sequence[str], folder: bool, whole: Folders) -> list[str]:
-    """Folders that are one input each: those below a folder, or those that a glob has found."""
-    if not folder:
-        return [name for name in found if Path(name).is_dir() and whole(Path(name))]
-    inner: list[str] = []
-    for place, folders, _ in os.walk(path):
-        folders[:] = sorted(name for name in folders if name != ".convoy")
-        if place != path and whole(Path(place)):
-            inner.append(place)
-            folders.clear()
-    return inner
+_Found = tuple[dict[str, Mapping[str, Any]], dict[str, Listing]]  # files, and folders that are one input each, with their files
 
 
-def _nothing(path: str, detail: bool) -> Mapping[str, Any]:
-    return {}
+def _below(filesystem: Any, path: str, home: str, suffixes: tuple[str, ...], whole: Folders | None) -> _Found:
+    """What a folder holds."""
+    found = _visible(filesystem.find(path, detail=True), path)
+    grouped = folders_among(filesystem, found, path, whole) if whole and is_local(filesystem) else {}
+    files = {name: info for name, info in found.items() if name.lower().endswith(suffixes)}
+    return _without_grouped(files, grouped), grouped
+
+
+def _matching(filesystem: Any, path: str, home: str, suffixes: tuple[str, ...], whole: Folders | None) -> _Found:
+    """What a glob finds; of each folder all that it holds, as if it had been named."""
+    found = _visible(filesystem.glob(path, detail=True), home)
+    folders = {name for name, info in found.items() if info.get("type") == "directory" or _leads_to_folder(filesystem, info)}
+    files = {name: info for name, info in found.items() if name not in folders}
+    grouped: dict[str, Listing] = {}
+    for folder in sorted(folders):
+        if not folders & set(above(folder, home)):
+            held, inner = _below(filesystem, folder, home, suffixes, whole)
+            files, grouped = held | files, grouped | inner
+    return _without_grouped(files, grouped), grouped
+
+
+def _nothing(filesystem: Any, path: str, home: str, suffixes: tuple[str, ...], whole: Folders | None) -> _Found:
+    return {}, {}
+
+
+def _visible(found: Listing, home: str) -> Listing:
+    """Without what runs keep for themselves."""
+    return {name: info for name, info in found.items() if ".convoy" not in name.removeprefix(home).split("/")}
+
+
+def _without_grouped(files: Listing, grouped: Mapping[str, Listing]) -> dict[str, Mapping[str, Any]]:
+    inside = {name for held in grouped.values() for name in held}
+    return {name: info for name, info in files.items() if name not in inside}
+
+
+def _leads_to_folder(filesystem: Any, info: Mapping[str, Any]) -> bool:
+    return bool(info.get("islink") and filesystem.isdir(info["name"]))
 
 
 def _item(filesystem: Any, path: str, home: str, info: Mapping[str, Any], suffixes: tuple[str, ...]) -> Item:
@@ -218,11 +235,10 @@ def _item(filesystem: Any, path: str, home: str, info: Mapping[str, Any], suffix
     return Item(_address(filesystem, path), _without_ending(relative, suffixes), int(info.get("size") or 0), _tag(info))
 
 
-def _folder_item(filesystem: Any, path: str, name: str) -> Item:
-    found = filesystem.find(path, detail=True)
-    listed = [[each.removeprefix(path), info.get("size"), _tag(info)] for each, info in sorted(found.items())]
+def _folder_item(filesystem: Any, path: str, name: str, files: Listing) -> Item:
+    listed = [[each.removeprefix(path), info.get("size"), _tag(info)] for each, info in sorted(files.items())]
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-    size = sum(int(info.get("size") or 0) for info in found.values())
+    size = sum(int(info.get("size") or 0) for info in files.values())
     return Item(_address(filesystem, path), name.removesuffix(".zarr").removesuffix(".ome"), size, digest)
 
 

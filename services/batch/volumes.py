@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 from models.errors import ConfigError
 from models.segmenter.formats import default_suffix
-from models.segmenter.formats.reading import is_series, is_zarr
+from models.segmenter.formats.reading import is_dicom
 from models.segmenter.preview import draw
 from models.segmenter.volume import Volume
+from services.batch.folders import Listing, is_store
 from services.batch.sources import Item
 from services.batch.work import Progress
 
@@ -103,9 +104,17 @@ class VolumeHandler:
         return {"voxels": math.prod(shapes[0]), "classes": classes} | notes
 
 
-def is_volume(folder: Path) -> bool:
-    """Whether a folder is one volume: a DICOM series or an OME-Zarr."""
-    return bool(is_zarr(folder) or is_series(folder))
+def is_volume(filesystem: Any, files: Listing) -> bool:
+    """Whether a folder of these files is one volume: a DICOM series or an OME-Zarr."""
+    return is_store(files) or any(is_plane(Path(name)) for name in files)
+
+
+def is_plane(path: Path) -> bool:
+    """Whether a file is one of a DICOM series; a DICOMDIR, which lists what is on a disc, begins as one too."""
+    try:
+        return path.name.upper() != "DICOMDIR" and path.is_file() and is_dicom(path)
+    except OSError:  # it may not be read
+        return False
 
 
 def default_segmenter(folders: Sequence[Path]) -> str:

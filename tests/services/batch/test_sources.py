@@ -84,6 +84,37 @@ def test_a_tree_holds_volumes_that_are_folders(tmp_path):
     assert names(find_items([f"{tmp_path}/bob"], VOLUMES, is_volume)) == ["scan", "x"]
 
 
+def lay(folder, names):
+    """Files of these names; DICOM where the name says so."""
+    for name in names:
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        dicom = name.endswith((".dcm", "DICOMDIR")) or place.name.startswith("IM")
+        place.write_bytes(b"\0" * 128 + b"DICM" if dicom else b"{}")
+    return folder
+
+
+def test_series_below_a_series_are_inputs_too(tmp_path):
+    lay(tmp_path / "in", ["ann/0.dcm", "ann/1.dcm", "ann/ct/0.dcm", "ann/ct/pet/IM1", "ann/seg/x.nii"])
+    whole = find_items([str(tmp_path / "in")], VOLUMES, is_volume)
+    assert [(item.output, item.size) for item in whole] == [("ann", 264), ("ann/ct", 132), ("ann/ct/pet", 132), ("ann/seg/x", 2)]
+    assert find_items([str(tmp_path / "in" / "ann")], VOLUMES, is_volume) == whole
+    (tmp_path / "in" / "ann" / "ct" / "1.dcm").write_bytes(b"")
+    assert [current_tag(item) == item.tag for item in whole] == [True, False, True, True]
+
+
+def test_a_disc_is_its_series(tmp_path):
+    lay(tmp_path / "cd", ["DICOMDIR", "A/S1/IM1", "A/S1/IM2", "A/S2/IM1"])
+    assert names(find_items([str(tmp_path)], VOLUMES, is_volume)) == ["cd/A/S1", "cd/A/S2"]
+    assert names(find_items([str(tmp_path / "cd")], VOLUMES, is_volume)) == ["A/S1", "A/S2"]
+
+
+def test_nothing_in_a_store_is_an_input(tmp_path):
+    lay(tmp_path, ["i.zarr/.zgroup", "i.zarr/0/zarr.json", "i.zarr/0/c/0.tif", "i.zarr/s/0.dcm"])
+    assert names(find_items([str(tmp_path)], VOLUMES, is_volume)) == ["i"]
+    assert names(find_items([str(tmp_path / "i.zarr")], VOLUMES, is_volume)) == ["i"]
+
+
 @pytest.mark.parametrize("given", ["nowhere", "*.nothing", "nosuchprotocol://x"])
 def test_an_input_that_is_not_there_is_named(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
