@@ -7,6 +7,7 @@ one of them is over full scale, and that number is reported; they still add up t
 
 from __future__ import annotations
 
+import os
 import secrets
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -156,7 +157,7 @@ def _write(blocks: Iterable[Samples], target: Target) -> int:
 
 
 def _sound_file(path: Path, target: Target) -> soundfile.SoundFile:
-    return soundfile.SoundFile(path, "w", target.sample_rate, target.channels, target.kind, format=target.format)
+    return soundfile.SoundFile(os.fsencode(path), "w", target.sample_rate, target.channels, target.kind, format=target.format)
 
 
 def _forget_time(path: Path) -> None:

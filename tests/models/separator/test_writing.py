@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_what_is_written_is_what_was_given(tmp_path, layout, name, subtype, kind
     assert written.scale == (1.0 if step == 0 or peak < 1 else pytest.approx(1 / 1500, rel=1e-3))
     np.testing.assert_allclose(read(written), written.scale * made, rtol=1e-6, atol=1.01 * step)
     assert np.abs(read(written)).max() <= 1 or not step
+
+
+@pytest.mark.parametrize("layout", ["channels", "files"])
+def test_a_name_need_not_be_unicode(tmp_path, layout):
+    made = voices()
+    written = write_voices(blocks(made), Target(tmp_path / os.fsdecode(b"caf\xe9.wav"), NAMES, 8000, layout))
+    assert all(path.name.startswith(os.fsdecode(b"caf\xe9")) for path in written.paths)
+    heard = [soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)[0] for path in written.paths]
+    np.testing.assert_array_equal(np.concatenate(heard, axis=1).T, made)
 
 
 def test_silence_and_nothing_at_all(tmp_path):
