@@ -10,6 +10,7 @@ import os
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -230,7 +231,9 @@ def _leads_to_folder(filesystem: Any, info: Mapping[str, Any]) -> bool:
 
 
 def _item(filesystem: Any, path: str, home: str, info: Mapping[str, Any], suffixes: tuple[str, ...]) -> Item:
-    info = filesystem.info(path) if info.get("islink") else info  # the content's, not the link's
+    if info.get("islink"):
+        with suppress(OSError):  # it leads nowhere: that becomes this item's failure
+            info = filesystem.info(path)  # the content's, not the link's
     relative = path.removeprefix(home.rstrip("/") + "/")
     return Item(_address(filesystem, path), _without_ending(relative, suffixes), int(info.get("size") or 0), _tag(info))
 

@@ -87,6 +87,16 @@ def test_an_input_that_changes_while_it_is_read_is_done_again_by_the_next_run(fo
     assert (folder / "out" / "b.jsonl").read_text() == "changed meanwhile" * 2
 
 
+def test_a_link_that_leads_nowhere_is_a_failure_of_its_own(folder, work_through):
+    (folder / "in" / "b.txt").unlink()
+    (folder / "in" / "b.txt").symlink_to(folder / "nowhere.txt")
+    (folder / "in" / "deep" / "loop.txt").symlink_to("loop.txt")
+    for given in (folder / "in", folder / "in" / "*"):
+        records = work_through("tag", [given], folder / "out", Copies())
+        assert statuses(records) == ["done", "input_unreachable", "done", "input_unreachable"]
+        assert str(folder / "in" / "b.txt") in records[1].error["message"]
+
+
 def test_an_input_that_goes_away_is_named(folder, work_through):
     def goes(source, item):
         if item.output == "a":
