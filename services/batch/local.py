@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
@@ -25,6 +26,7 @@ from services.batch.storage import Storage
 from services.batch.work import Handler, open_handler, process
 
 _LOOK_SECONDS = 0.2
+_FIRST_PROCESSES = 0xEFFFFFFC  # Linux's number of the namespace of processes that is no container's
 
 
 @dataclass(frozen=True)
@@ -141,17 +143,33 @@ def _take_seat(threads: int) -> None:
     lose what their caches hold.
 
     Who sits where is known by sockets without a file, one a processor: the kernel takes them back from a process that dies, and
-    processes of other runs, and of Ray's actors, see them too.
+    processes of other runs, and of Ray's actors, see them too. Not those in a container with a network of its own, whose sockets
+    nobody else sees: there processes wander.
     """
-    if sys.platform != "linux" or usable() < len(processors := sorted(os.sched_getaffinity(0))):
+    if sys.platform != "linux" or _in_container() or usable() < len(processors := sorted(os.sched_getaffinity(0))):
         return  # a quota, in a container: its processors may be everybody's
     for first in range(0, len(processors) - threads + 1, threads):
         chosen = processors[first : first + threads]
         if seat := _reserved(chosen):
             _Here.seat = seat
             for thread in Path("/proc/self/task").iterdir():  # libraries have begun some
-                os.sched_setaffinity(int(thread.name), chosen)
+                with suppress(ProcessLookupError):  # one that has ended meanwhile
+                    os.sched_setaffinity(int(thread.name), chosen)
             return
+
+
+def _in_container() -> bool:
+    """Whether this process is in a container; if in doubt, yes: to wander costs little, to share one processor half the speed."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ or any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv"))):
+        return True
+    try:
+        if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PROCESSES:
+            return True
+        return Path("/proc/self/ns/net").stat().st_ino != Path("/proc/1/ns/net").stat().st_ino
+    except PermissionError:  # only root may ask of the first process
+        return False
+    except OSError:
+        return True
 
 
 def _reserved(processors: Sequence[int]) -> list[socket.socket]:

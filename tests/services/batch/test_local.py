@@ -37,6 +37,7 @@ def test_processes_stay_on_processors_of_their_own(monkeypatch):
     monkeypatch.setattr(os, "sched_setaffinity", lambda thread, processors: taken.append((thread, processors)))
     monkeypatch.setattr("services.batch.local.Path.iterdir", lambda path: [path / "7"])
     monkeypatch.setattr("services.batch.local.usable", lambda: 5)
+    monkeypatch.setattr("services.batch.local._in_container", lambda: False)
     seats = []
 
     def take(threads):
@@ -60,6 +61,37 @@ def test_processes_stay_on_processors_of_their_own(monkeypatch):
         local._Here.seat = ()
         for each in itertools.chain(*seats):
             each.close()
+
+
+def test_a_thread_that_ends_meanwhile_is_passed_over(monkeypatch):
+    taken = []
+
+    def stay(thread, processors):
+        if thread == 7:
+            raise ProcessLookupError
+        taken.append(thread)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3000})
+    monkeypatch.setattr(os, "sched_setaffinity", stay)
+    monkeypatch.setattr("services.batch.local.Path.iterdir", lambda path: [path / "7", path / "8"])
+    monkeypatch.setattr("services.batch.local.usable", lambda: 1)
+    monkeypatch.setattr("services.batch.local._in_container", lambda: False)
+    try:
+        local._take_seat(1)
+        assert taken == [8]
+    finally:
+        for each in local._Here.seat:
+            each.close()
+        local._Here.seat = ()
+
+
+def test_in_a_container_processes_wander(monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3000})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, processors: pytest.fail("it was told where to stay"))
+    monkeypatch.setattr("services.batch.local.usable", lambda: 1)
+    local._take_seat(1)
+    assert local._Here.seat == ()
 
 
 @pytest.mark.timeout(120)
