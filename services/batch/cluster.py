@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,10 +42,10 @@ class Cluster:
 
 
 class _Actor:
-    """Works on the items of its rows."""
+    """Works on the items of its rows; where the run is to end at the first failure, on none after its own first."""
 
-    def __init__(self, assignment: Assignment, processors: int) -> None:
-        self._assignment = assignment
+    def __init__(self, assignment: Assignment, processors: int, fail_fast: bool) -> None:
+        self._assignment, self._fail_fast, self._ended = assignment, fail_fast, False
         self._ledger = Ledger(Storage.at(assignment.out, assignment.patience))
         self._processes = Processes(assignment, Shares(1, processors))
 
@@ -61,17 +62,23 @@ class _Actor:
     def _run(self, items: Sequence[Item]) -> Iterator[Record]:
         """All at once, so that the process finds its next item waiting."""
         left = []
-        for item in items:
+        for item in [] if self._ended else items:
             found = self._ledger.done(self._assignment.key(item))
             if found and not self._ledger.damaged([found]):
                 yield found  # the actor before this one came so far
             else:
                 left.append(item)
-        yield from (record for record in self._processes.run(left) if record is not None)
+        with closing(self._processes.run(left)) as records:
+            for record in records:
+                if record is not None:
+                    yield record
+                    if self._fail_fast and record.status == "failed":
+                        self._ended = True
+                        return
 
 
-def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster) -> Iterator[Record]:
-    """Records as they are made, in any order.
+def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster, *, fail_fast: bool = False) -> Iterator[Record]:
+    """Records as they are made, in any order; if `fail_fast`, no actor goes on after a failure of its own.
 
     Raises:
         ConfigError: Ray is not installed, or the cluster cannot be reached.
@@ -89,7 +96,7 @@ def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster) 
         rows = ray.data.from_items([asdict(item) for item in items], override_num_blocks=blocks)
         done = rows.map_batches(
             _Actor,
-            fn_constructor_args=(assignment, cluster.processors),
+            fn_constructor_args=(assignment, cluster.processors, fail_fast),
             batch_size=None,  # all rows of a block
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(most, now)),
             num_cpus=cluster.processors,

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,12 +73,22 @@ class Processes:
             self._pool.stop()
         self._pool.join()
 
-    def run(self, items: Iterable[Item]) -> Iterator[Record | None]:
+    def run(self, items: Iterable[Item]) -> Generator[Record | None, None, None]:
         """Records as they are made, in any order; None now and then, for whoever shows how far it is.
+
+        What is with the pool when nobody wants another record is broken off.
 
         Raises:
             StorageError, BundleError: the run cannot go on.
         """
+        try:
+            yield from self._records(items)
+        finally:
+            for future in self._at_work:
+                future.cancel()
+            self._at_work.clear()
+
+    def _records(self, items: Iterable[Item]) -> Iterator[Record | None]:
         waiting, free = iter(items), list(range(self._places))
         at_work = self._at_work
         while True:

@@ -73,12 +73,14 @@ class Plan:
     Attributes:
         items: all, in the inputs' order, by key.
         known: records that stand.
+        stale: records that do not stand.
         damaged: keys that were done, and whose outputs are not whole any more.
     """
 
     assignment: Assignment
     items: dict[str, Item]
     known: dict[str, Record]
+    stale: dict[str, Record]
     damaged: set[str]
 
     @property
@@ -141,8 +143,15 @@ def _records(wanted: Run, planned: Plan, storage: Storage, watch: Watch) -> Gene
                 yield record
                 if record.status == "failed" and wanted.fail_fast:
                     break
+    ledger = Ledger(storage)
+    if len(made) < len(planned.items):  # others may have been done while the run ended
+        late = ledger.read([key for key in planned.items if key not in made])
+        for key, record in late.items():
+            if record != planned.stale.get(key):
+                made[key] = record
+                yield record
     storage.settle()
-    Ledger(storage).write_manifest([made[key] for key in planned.items if key in made])
+    ledger.write_manifest([made[key] for key in planned.items if key in made])
     storage.settle()
 
 
@@ -151,7 +160,7 @@ def _engine(wanted: Run, planned: Plan, watch: Watch) -> Generator[Record | None
     if not items:
         return
     if wanted.cluster is not None:
-        yield from run_on_ray(planned.assignment, items, wanted.cluster)
+        yield from run_on_ray(planned.assignment, items, wanted.cluster, fail_fast=wanted.fail_fast)
         return
     with Processes(planned.assignment, Shares.of(len(items), wanted.processes)) as processes:
         for record in processes.run(items):
@@ -186,7 +195,8 @@ def plan(wanted: Run, spool: Path | None = None) -> Plan:
     damaged = ledger.damaged(records.values(), content=wanted.check == "content")
     again = {key for key, record in records.items() if record.error and (wanted.retry_failed or record.error["passing"])}
     known = {key: records[key] for key in keyed if key in records and key not in damaged | again}
-    return Plan(assignment, keyed, known, damaged)
+    stale = {key: record for key, record in records.items() if key not in known}
+    return Plan(assignment, keyed, known, stale, damaged)
 
 
 def _items(wanted: Run, spool: Path | None) -> list[Item]:
