@@ -22,7 +22,7 @@ from services.batch.sources import Item
 from services.batch.storage import Storage, StorageError
 
 _ROWS_A_BLOCK = 8
-_COLUMNS = ("address", "output", "size", "tag")
+_COLUMNS = ("address", "output", "size", "tag", "folder")
 
 
 @dataclass(frozen=True)

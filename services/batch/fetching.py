@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from models.errors import InputError, UnavailableError
+from services.batch.folders import files_of
 from services.batch.places import located
 from services.batch.sources import STDIN, Item
 from services.batch.storage import passing, patiently
@@ -48,16 +49,30 @@ def fetched(item: Item, patience: float, stdin: Path | None = None) -> Iterator[
         copy = Path(folder) / (PurePosixPath(item.address.partition("://")[2]).name or "input")
 
         def fetch() -> None:
-            filesystem, remote = located(item.address)
-            filesystem.get_file(remote, str(copy))
-            if item.size and copy.stat().st_size != item.size:
-                raise OSError(f"{copy.stat().st_size} bytes came, and {item.size} are there")
+            came = _fetch_folder(item, copy) if item.folder else _fetch_file(item, copy)
+            if item.size and came != item.size:
+                raise OSError(f"{came} bytes came, and {item.size} are there")
 
         try:
             patiently(fetch, patience)
         except Exception as problem:  # file systems raise whatever the libraries behind them do
             raise _told(item, problem) from problem
         yield copy
+
+
+def _fetch_file(item: Item, copy: Path) -> int:
+    filesystem, remote = located(item.address)
+    filesystem.get_file(remote, str(copy))
+    return copy.stat().st_size
+
+
+def _fetch_folder(item: Item, copy: Path) -> int:
+    filesystem, remote = located(item.address)
+    targets = {name: copy / name.removeprefix(remote.rstrip("/") + "/") for name in files_of(filesystem, remote)}
+    for folder in {target.parent for target in targets.values()}:
+        folder.mkdir(parents=True, exist_ok=True)
+    filesystem.get(list(targets), [str(target) for target in targets.values()])  # several at a time, where it can
+    return sum(target.stat().st_size for target in targets.values())
 
 
 @contextmanager

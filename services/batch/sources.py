@@ -18,7 +18,7 @@ from typing import Any
 import fsspec
 
 from models.errors import ConfigError, DataFormatError, InputError
-from services.batch.folders import Folders, Listing, above, files_of, folders_among
+from services.batch.folders import Folders, Listing, above, files_of, folders_among, is_store
 from services.batch.places import is_local, located
 
 STDIN = "-"
@@ -35,6 +35,7 @@ class Item:
         address: a path on this machine, an fsspec address, or - for stdin.
         output: its outputs' common name below the output folder, without an ending.
         size: in bytes; of a folder, of all its files.
+        folder: whether it is one, of several files.
         tag: of the content: what the file system knows of it (a digest), or else size and time of change.
     """
 
@@ -42,6 +43,7 @@ class Item:
     output: str
     size: int = 0
     tag: str = ""
+    folder: bool = False
 
 
 def find_items(inputs: Iterable[str], suffixes: Sequence[str], whole: Folders | None = None) -> list[Item]:
@@ -152,7 +154,7 @@ def current_tag(item: Item) -> str:
     if item.address == STDIN:
         return item.tag
     filesystem, path = located(item.address)
-    if filesystem.isdir(path):
+    if item.folder:
         return _folder_item(filesystem, path, item.output, files_of(filesystem, path)).tag
     filesystem.invalidate_cache()
     return _tag(filesystem.info(path))
@@ -194,7 +196,7 @@ _Found = tuple[dict[str, Mapping[str, Any]], dict[str, Listing]]  # files, and f
 def _below(filesystem: Any, path: str, home: str, suffixes: tuple[str, ...], whole: Folders | None) -> _Found:
     """What a folder holds."""
     found = _visible(filesystem.find(path, detail=True), path)
-    grouped = folders_among(filesystem, found, path, whole) if whole and is_local(filesystem) else {}
+    grouped = folders_among(filesystem, found, path, whole) if whole else {}
     files = {name: info for name, info in found.items() if name.lower().endswith(suffixes)}
     return _without_grouped(files, grouped), grouped
 
@@ -204,6 +206,11 @@ def _matching(filesystem: Any, path: str, home: str, suffixes: tuple[str, ...], 
     found = _visible(filesystem.glob(path, detail=True), home)
     folders = {name for name, info in found.items() if info.get("type") == "directory" or _leads_to_folder(filesystem, info)}
     files = {name: info for name, info in found.items() if name not in folders}
+    if whole:  # of what lies in a store, nothing is an input
+        places = {place for name in found for place in above(name, home) if place != home}
+        stores = {place for place in places if is_store(filesystem.ls(place, detail=False))}
+        files = {name: info for name, info in files.items() if not stores & set(above(name, home))}
+        folders = {name for name in folders if not stores & set(above(name, home))}
     grouped: dict[str, Listing] = {}
     for folder in sorted(folders):
         if not folders & set(above(folder, home)):
@@ -242,7 +249,7 @@ def _folder_item(filesystem: Any, path: str, name: str, files: Listing) -> Item:
     listed = [[each.removeprefix(path), info.get("size"), _tag(info)] for each, info in sorted(files.items())]
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     size = sum(int(info.get("size") or 0) for info in files.values())
-    return Item(_address(filesystem, path), name.removesuffix(".zarr").removesuffix(".ome"), size, digest)
+    return Item(_address(filesystem, path), name.removesuffix(".zarr").removesuffix(".ome"), size, digest, folder=True)
 
 
 def _tag(info: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,20 @@ from typing import Any, Protocol
 
 from models.errors import ConfigError
 from models.segmenter.formats import default_suffix
+from models.segmenter.formats.dicom import MAGIC
 from models.segmenter.formats.reading import is_dicom
 from models.segmenter.preview import draw
 from models.segmenter.volume import Volume
 from services.batch.folders import Listing, is_store
+from services.batch.places import is_local
 from services.batch.sources import Item
 from services.batch.work import Progress
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".tif", ".tiff", ".zip", ".dcm")
 """What is taken from a folder, in either case; a file that is named is read whatever its suffix."""
+
+_PLANE = re.compile(r"(?i)\.(dcm|dicom|ima)$|/[^/.]*$|\.\d+$")  # names that files of a series have
+_LOOKED_AT = 8  # files of a folder in a store; each takes a request
 
 
 class FileSegmenter(Protocol):
@@ -106,10 +112,15 @@ class VolumeHandler:
 
 def is_volume(filesystem: Any, files: Listing) -> bool:
     """Whether a folder of these files is one volume: a DICOM series or an OME-Zarr."""
-    return is_store(files) or any(is_plane(Path(name)) for name in files)
+    if is_store(files):
+        return True
+    if is_local(filesystem):
+        return any(_is_plane(Path(name)) for name in files)
+    likely = [name for name in sorted(files) if _PLANE.search(name) and not name.endswith("DICOMDIR")]
+    return any(filesystem.cat_file(name, start=0, end=132)[128:] == MAGIC for name in likely[:_LOOKED_AT])
 
 
-def is_plane(path: Path) -> bool:
+def _is_plane(path: Path) -> bool:
     """Whether a file is one of a DICOM series; a DICOMDIR, which lists what is on a disc, begins as one too."""
     try:
         return path.name.upper() != "DICOMDIR" and path.is_file() and is_dicom(path)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import ConfigError, DataFormatError, InputError
+from services.batch.fetching import fetched
 from services.batch.sources import Item, current_tag, find_items, named, read_manifest, refuse_collisions
 from services.batch.storage import Storage
 from services.batch.text import SUFFIXES
@@ -109,10 +110,40 @@ def test_a_disc_is_its_series(tmp_path):
     assert names(find_items([str(tmp_path / "cd")], VOLUMES, is_volume)) == ["A/S1", "A/S2"]
 
 
+def test_folders_in_a_store_are_inputs_as_here(tmp_path):
+    home = uuid.uuid4().hex
+    made = ["DICOMDIR", "ann/0.dcm", "ann/1.dcm", "ann/ct/IM1", "ann/notes", "i.zarr/zarr.json", "i.zarr/0/c/0.tif", "x.nii"]
+    lay(tmp_path / home, made)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / home), "/", recursive=True)
+    for end in ("", "/ann", "/i.zarr", "/*", "/**", "/*.zarr"):
+        found = find_items([f"memory://{home}{end}"], VOLUMES, is_volume)
+        here = find_items([f"{tmp_path}/{home}{end}"], VOLUMES, is_volume)
+        assert {(item.output, item.size, item.folder) for item in here} == {
+            (item.output, item.size, item.folder) for item in found
+        }
+    found = find_items([f"memory://{home}"], VOLUMES, is_volume)
+    assert [(item.output, item.size) for item in found] == [("ann", 266), ("ann/ct", 132), ("i", 4), ("x", 2)]
+    memory.pipe(f"/{home}/ann/2.dcm", b"")
+    assert [current_tag(item) == item.tag for item in found[:3]] == [False, True, True]
+    with fetched(found[1], 1) as series, fetched(found[2], 1) as store:
+        assert [path.name for path in series.iterdir()] == ["IM1"]
+        assert sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()) == ["0/c/0.tif", "zarr.json"]
+
+
 def test_nothing_in_a_store_is_an_input(tmp_path):
     lay(tmp_path, ["i.zarr/.zgroup", "i.zarr/0/zarr.json", "i.zarr/0/c/0.tif", "i.zarr/s/0.dcm"])
     assert names(find_items([str(tmp_path)], VOLUMES, is_volume)) == ["i"]
     assert names(find_items([str(tmp_path / "i.zarr")], VOLUMES, is_volume)) == ["i"]
+
+
+def test_a_glob_gives_all_that_its_folders_hold(tmp_path):
+    lay(tmp_path, ["G/a/t1/0.dcm", "G/b/deep/x.nii", "G/b/readme.md", "G/y.nii", "zz/i.zarr/.zgroup", "zz/i.zarr/0/.zgroup"])
+    assert names(find_items([f"{tmp_path}/G/*"], VOLUMES, is_volume)) == ["a/t1", "b/deep/x", "y"]
+    for glob in ("zz/**", "zz/*", "z*"):
+        assert [item.address for item in find_items([f"{tmp_path}/{glob}"], VOLUMES, is_volume)] == [f"{tmp_path}/zz/i.zarr"]
+    with pytest.raises(InputError, match="no such input"):  # what lies in a store is no input
+        find_items([f"{tmp_path}/zz/*/*"], VOLUMES, is_volume)
 
 
 @pytest.mark.parametrize("given", ["nowhere", "*.nothing", "nosuchprotocol://x"])
