@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from models.errors import InputError, UnavailableError
 from services.batch.folders import files_of
-from services.batch.places import located
+from services.batch.places import located, without_chain
 from services.batch.sources import STDIN, Item
 from services.batch.storage import passing, patiently
 
@@ -46,7 +46,7 @@ def fetched(item: Item, patience: float, stdin: Path | None = None) -> Iterator[
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="convoy-", ignore_cleanup_errors=True) as folder:
-        copy = Path(folder) / (PurePosixPath(item.address.partition("://")[2]).name or "input")
+        copy = Path(folder) / (PurePosixPath(without_chain(item.address).partition("://")[2]).name or "input")
 
         def fetch() -> None:
             came = _fetch_folder(item, copy) if item.folder else _fetch_file(item, copy)

@@ -7,6 +7,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+_CACHES = {"simplecache", "filecache", "blockcache", "cached"}
+
 
 def located(address: str) -> tuple[Any, str]:
     """The file system and the path on it. What has no ``://`` is a path, whatever else its name holds.
@@ -23,3 +25,15 @@ def located(address: str) -> tuple[Any, str]:
 def is_local(filesystem: Any) -> bool:
     """Whether a file system is this machine's own."""
     return isinstance(filesystem, LocalFileSystem)
+
+
+def without_chain(address: str) -> str:
+    """An address without what it is chained to, such as ``::s3://lab/b.zip`` of a file in an archive; it ends in its name."""
+    return address.partition("::")[0] if "://" in address else address
+
+
+def without_cache(address: str) -> str:
+    """An address without caches before it: each input is fetched once in any case."""
+    while address.partition("::")[0] in _CACHES and "://" in address:
+        address = address.partition("::")[2]
+    return address

@@ -19,10 +19,10 @@ import fsspec
 
 from models.errors import ConfigError, DataFormatError, InputError
 from services.batch.folders import Folders, Listing, above, files_of, folders_among, is_store
-from services.batch.places import is_local, located
+from services.batch.places import is_local, located, without_cache, without_chain
 
 STDIN = "-"
-_DIGESTS = ("ETag", "etag", "md5Hash", "md5", "checksum", "generation", "blob_id", "sha256")
+_DIGESTS = ("ETag", "etag", "md5Hash", "md5", "checksum", "generation", "blob_id", "sha256", "CRC")
 _TIMES = ("mtime", "LastModified", "last_modified", "created")
 _NAME_FIELDS = ("folder", "stem", "ending", "tag")
 
@@ -57,7 +57,7 @@ def find_items(inputs: Iterable[str], suffixes: Sequence[str], whole: Folders | 
     Raises:
         InputError: there is no such input, or it cannot be read.
     """
-    items = [item for given in inputs for item in _expand(given, tuple(suffixes), whole)]
+    items = [item for given in inputs for item in _chained(without_cache(given), tuple(suffixes), whole)]
     return list({item.address: item for item in items}.values())
 
 
@@ -158,6 +158,12 @@ def current_tag(item: Item) -> str:
         return _folder_item(filesystem, path, item.output, files_of(filesystem, path)).tag
     filesystem.invalidate_cache()
     return _tag(filesystem.info(path))
+
+
+def _chained(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Iterator[Item]:
+    """Items, at addresses that still say in which archive they are."""
+    chain = given.removeprefix(without_chain(given))
+    yield from (replace(item, address=item.address + chain) for item in _expand(given, suffixes, whole))
 
 
 def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Iterator[Item]:
@@ -271,7 +277,7 @@ def _without_ending(name: str, suffixes: tuple[str, ...]) -> str:
 
 def _name_fields(item: Item) -> dict[str, str]:
     path = PurePosixPath(item.output)
-    ending = PurePosixPath(item.address).suffix.removeprefix(".")
+    ending = PurePosixPath(without_chain(item.address)).suffix.removeprefix(".")
     return {"folder": str(path.parent), "stem": path.name, "ending": ending, "tag": re.sub(r"\W", "", item.tag)[:16]}
 
 

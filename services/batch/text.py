@@ -18,6 +18,7 @@ from models.errors import ConfigError, DataFormatError
 from models.tagger import TaggedText, Tagger
 from models.tagger.tokens import script
 from services.batch.fetching import opened
+from services.batch.places import without_chain
 from services.batch.sources import Item, find_items
 from services.batch.work import Progress
 from services.languages import default_names
@@ -141,7 +142,7 @@ def _record(line: Line, tagged: TaggedText) -> str:
 
 
 def _tagged(stream: BinaryIO, address: str, tagger: TextTagger) -> Iterator[tuple[Line, TaggedText]]:
-    lines: Iterable[Line] = read_lines(stream, address, address.lower().endswith(".jsonl"))
+    lines: Iterable[Line] = read_lines(stream, address, without_chain(address).lower().endswith(".jsonl"))
     while chunk := list(islice(lines, TEXTS_AT_ONCE)):
         yield from zip(chunk, tagger.tag([line.text for line in chunk]), strict=True)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -144,6 +145,26 @@ def test_a_glob_gives_all_that_its_folders_hold(tmp_path):
         assert [item.address for item in find_items([f"{tmp_path}/{glob}"], VOLUMES, is_volume)] == [f"{tmp_path}/zz/i.zarr"]
     with pytest.raises(InputError, match="no such input"):  # what lies in a store is no input
         find_items([f"{tmp_path}/zz/*/*"], VOLUMES, is_volume)
+
+
+def test_what_is_in_an_archive_is_read_from_there(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("x.txt", "deep/y.jsonl", "deep/z.md"):
+            archive.writestr(name, name)
+    home = f"file://{tmp_path}/all.zip"
+    for address in (f"zip://::{home}", f"zip::{home}", f"simplecache::zip://::{home}"):
+        found = find_items([address], SUFFIXES)
+        assert [(item.address, item.output) for item in found] == [
+            (f"zip://deep/y.jsonl::{home}", "deep/y"),
+            (f"zip://x.txt::{home}", "x"),
+        ]
+    assert find_items([f"zip://deep/*.jsonl::{home}"], SUFFIXES)[0].address == found[0].address
+    assert names(named(find_items([f"zip://x.txt::{home}"], SUFFIXES), "{stem}-{ending}")) == ["x-txt"]
+    assert [current_tag(item) for item in found] == [item.tag for item in found]
+    with fetched(found[0], 1) as copy:
+        assert (copy.name, copy.read_text()) == ("y.jsonl", "deep/y.jsonl")
+    [cached] = find_items([f"simplecache::file://{tmp_path}/all.zip"], VOLUMES)
+    assert cached.address == f"{tmp_path}/all.zip"
 
 
 @pytest.mark.parametrize("given", ["nowhere", "*.nothing", "nosuchprotocol://x"])
