@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.services.batch.corpus import command, done_records, run
+from tests.services.batch.corpus import command, run
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("engine", ["ray", "local"])
 def test_after_the_first_failure_no_more_is_begun_and_what_is_done_is_told(tmp_path, tiny_separator, engine):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "bad.wav").write_bytes(b"no sound" * 100_000)  # the largest is the first
-    for number in range(19):
-        soundfile.write(tmp_path / "in" / f"{number}.wav", 0.1 * np.random.default_rng(number).standard_normal(4000), 8000)
+    for number in range(20):  # good ones and bad ones by turns, from the longest to the shortest, as they are given out
+        path = tmp_path / "in" / f"{number}.wav"
+        soundfile.write(path, 0.1 * np.random.default_rng(number).standard_normal(6000 - 100 * number), 8000)
+        if number % 2:
+            path.write_bytes(b"no sound" + path.read_bytes()[8:])
     more = ["--engine", engine, "--processes", "1", "--fail-fast"]
     code, said = run(command("separate", [str(tmp_path / "in")], str(tmp_path / "out"), [tiny_separator(tmp_path)], *more))
     assert code == 1, said
     statuses = [json.loads(line)["status"] for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
-    done = done_records(tmp_path / "out")
+    done, failed = (len(list((tmp_path / "out" / ".convoy" / status).glob("*.json"))) for status in ("done", "failed"))
     told = {name: int(count) for name, count in re.findall(r"^(done|failed|not begun) +(\d+)$", said, re.MULTILINE)}
-    assert sorted(statuses) == [*["done"] * done, "failed"]
-    assert done <= 2  # of the items that were with the process already
-    assert told == {"done": done, "failed": 1, "not begun": 19 - done}
+    assert sorted(statuses) == ["done"] * done + ["failed"] * failed
+    assert 1 <= failed <= 2  # the second was with the process already
+    assert done <= 2
+    assert ({"done": 0} | told) == {"done": done, "failed": failed, "not begun": 20 - done - failed}
