@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import numpy as np
@@ -31,3 +32,15 @@ def test_after_the_first_failure_no_more_is_begun_and_what_is_done_is_told(tmp_p
     assert 1 <= failed <= 2  # the second was with the process already
     assert done <= 2
     assert ({"done": 0} | told) == {"done": done, "failed": failed, "not begun": 20 - done - failed}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_name_that_is_not_unicode_reaches_the_voices(tmp_path, tiny_separator, engine):
+    source = tmp_path / "in" / os.fsdecode(b"caf\xe9.wav")
+    source.parent.mkdir()
+    soundfile.write(os.fsencode(source), 0.1 * np.random.default_rng(0).standard_normal(4000), 8000)
+    more = ["--engine", engine, "--processes", "1"]
+    code, said = run(command("separate", [str(source.parent)], str(tmp_path / "out"), [tiny_separator(tmp_path)], *more))
+    assert code == 0, said
+    assert (tmp_path / "out" / source.name).is_file()
