@@ -15,7 +15,7 @@ from services.batch.records import Record
 from services.batch.runs import Plan, Run, started
 
 _BAR = "{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
-_HOUR = 3600.0
+_HOUR, _MINUTE = 3600.0, 60.0
 
 
 def run_and_tell(wanted: Run) -> int:
@@ -54,7 +54,7 @@ class Amounts:
     def __str__(self) -> str:
         kinds: dict[str, Callable[[float], str]] = {
             "texts": lambda amount: f"{amount:,.0f} texts",
-            "seconds": lambda amount: f"{amount / _HOUR:.2f} h of sound",
+            "seconds": lambda amount: f"{_sound(amount)} of sound",
             "voxels": lambda amount: f"{amount / 1e6:,.1f} million voxels",
         }
         return ", ".join(kinds[name](amount) for name, amount in self._facts.items())
@@ -139,3 +139,10 @@ def _bar() -> Iterator[_Bar]:
 
 def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
+
+
+def _sound(seconds: float) -> str:
+    for unit, name in ((_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.2f} {name}"
+    return f"{seconds:.1f} s"
