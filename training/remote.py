@@ -11,20 +11,25 @@ once, an interrupted fetch goes on where it stopped, and of a folder in which on
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import functools
 import hashlib
 import json
 import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import fsspec
+import fsspec.asyn
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
@@ -33,7 +38,13 @@ from models.disk import sync
 from models.errors import ConfigError, ConvoyError, DataFormatError, UnavailableError
 from models.remote_bundle import cache_folder
 
-TOGETHER = 64  # files of a call: file systems that can fetch them side by side
+TOGETHER = 64  # files at once, of file systems that can fetch them side by side
+PAUSES = (0.5, 2.0)  # s, before a file whose fetch was interrupted is asked for again
+# What no second try changes; an error without a number is of the network.
+LASTING = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
+    errno.EFBIG, errno.EMFILE, errno.ENAMETOOLONG,
+}  # fmt: skip
 # What tells a file's version, as the file systems name it, the surest first; a size is always part of it.
 MARKS = (
     "ETag", "etag", "md5Hash", "md5", "Content-MD5", "checksum", "CRC", "generation",
@@ -48,6 +59,14 @@ class _File:
     path: str
     size: int | None
     version: str
+
+
+class _Call(NamedTuple):
+    """What a file system is asked about a file: the file, the method's arguments, and what is done with the answer."""
+
+    path: str
+    arguments: tuple[Any, ...]
+    done: Callable[[Any], None]
 
 
 def is_remote(address: str | Path) -> bool:
@@ -102,23 +121,50 @@ def local(address: str | Path, *, only: Iterable[str] | None = None, without: Se
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Whatever file systems and the libraries behind them raise, as ours."""
+def _told(address: str, path: str = "") -> Iterator[None]:
+    """Whatever file systems and the libraries behind them raise, of an address or a file in it, as ours."""
+    where = f"{address}: {path}" if path else address
     try:
         yield
     except ConvoyError:
         raise
     except (ImportError, ValueError) as problem:
         fix = "Some kinds of address need a package of their own (s3fs, gcsfs, adlfs)."
-        raise ConfigError("no data can be fetched from there", where=address, got=problem, fix=fix) from problem
+        raise ConfigError("no data can be fetched from there", where=where, got=problem, fix=fix) from problem
     except Exception as problem:
-        cause = problem.__cause__  # fsspec calls a server "not found" that does not answer
-        if isinstance(problem, FileNotFoundError) and (isinstance(cause, FileNotFoundError) or not isinstance(cause, OSError)):
+        if _is_absent(problem):
             fix = "Check the spelling; a folder on an object store is there as soon as an object's name begins with it."
-            raise ConfigError("nothing lies at this address", where=address, got=problem, fix=fix) from problem
+            raise ConfigError("nothing lies at this address", where=where, got=problem, fix=fix) from problem
+        status = _status(problem)
+        reason = f"{type(problem).__name__}: {problem}" if status is None else f"HTTP status {status}, {problem}"
+        if isinstance(problem, PermissionError) or status in (401, 403):
+            fix = "Check the credentials, and what they may read."
+            raise UnavailableError("access is refused", where=where, got=reason, fix=fix) from problem
         fix = f"Check the network, the credentials and the room in {cache_folder()} (CONVOY_CACHE names another folder)."
-        reason = f"{type(problem).__name__}: {problem}"
-        raise UnavailableError("the data cannot be fetched", where=address, got=reason, fix=fix) from problem
+        raise UnavailableError("the data cannot be fetched", where=where, got=reason, fix=fix) from problem
+
+
+def _is_absent(problem: BaseException) -> bool:
+    """Whether it says that nothing is there. fsspec calls a server "not found" that does not answer, or answers with an error."""
+    if (status := _status(problem)) is not None:
+        return status in (404, 410)
+    cause = problem.__cause__
+    if not isinstance(problem, FileNotFoundError) or isinstance(cause, FileNotFoundError):
+        return isinstance(problem, FileNotFoundError)
+    return not isinstance(cause, OSError) and not type(cause).__module__.startswith("aiohttp")
+
+
+def _status(problem: BaseException) -> int | None:
+    """The status with which a server answered, told by an error or by what caused it: as aiohttp or as botocore keeps it."""
+    each: BaseException | None = problem
+    while each is not None:
+        answer = getattr(each, "response", None)
+        meta = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+        for status in (getattr(each, "status", None), meta.get("HTTPStatusCode")):
+            if isinstance(status, int):
+                return status
+        each = each.__cause__
+    return None
 
 
 # ---- what is there ----------------------------------------------------------------------------------------------------
@@ -208,7 +254,7 @@ def _kept(filesystem: Any, address: str, files: dict[str, _File]) -> Path:
 
 
 def _fetch(filesystem: Any, address: str, files: Sequence[tuple[_File, Path]], partial: Path) -> None:
-    """Bring files to their places; those that are there stay."""
+    """Bring files to their places, each as soon as it is whole; those that are there stay."""
     missing = [(file, place) for file, place in files if not _is_whole(place, file)]
     partial.mkdir()
     if not missing:
@@ -216,17 +262,76 @@ def _fetch(filesystem: Any, address: str, files: Sequence[tuple[_File, Path]], p
     total = sum(file.size or 0 for file, _ in missing)
     click.echo(f"{address}: fetching {len(missing)} of {len(files)} files, {total / 1e6:.1f} MB", err=True)
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-        for start in range(0, len(missing), TOGETHER):
-            batch = [(file, place, partial / place.name) for file, place in missing[start : start + TOGETHER]]
-            filesystem.get([file.path for file, _, _ in batch], [str(coming) for _, _, coming in batch])
-            for file, place, coming in batch:
-                if not _is_whole(coming, file):
-                    got = f"{coming.stat().st_size} of {file.size} bytes" if coming.is_file() else "nothing"
-                    fix = "Fetch again, when nobody is writing there."
-                    raise UnavailableError("a file came incomplete", where=f"{address}: {file.path}", got=got, fix=fix)
-                sync(coming)
-                coming.replace(place)
-                bar.update(file.size or 0)
+
+        def keep(file: _File, place: Path, _: Any) -> None:
+            _keep(file, place, partial / place.name, address)
+            bar.update(file.size or 0)
+
+        calls = [
+            _Call(file.path, ([file.path], [str(partial / place.name)]), functools.partial(keep, file, place))
+            for file, place in missing
+        ]
+        _ask(filesystem, address, "get", calls)
+
+
+def _ask(filesystem: Any, address: str, method: str, calls: Sequence[_Call]) -> None:
+    """Call a method for many files, side by side where the file system can; one that fails does not undo the others."""
+    for start in range(0, len(calls), TOGETHER):
+        batch = calls[start : start + TOGETHER]
+        if getattr(filesystem, "async_impl", False):
+            fsspec.asyn.sync(filesystem.loop, _ask_together, filesystem, address, method, batch)
+        else:
+            for call in batch:
+                _ask_for_one(filesystem, address, method, call)
+
+
+def _ask_for_one(filesystem: Any, address: str, method: str, call: _Call) -> None:
+    for pause in (*PAUSES, None):
+        try:
+            with _told(address, call.path):
+                call.done(getattr(filesystem, method)(*call.arguments))
+                return
+        except ConvoyError as problem:
+            if pause is None or not _passes(problem):
+                raise
+            time.sleep(pause)
+
+
+async def _ask_together(filesystem: Any, address: str, method: str, calls: Sequence[_Call]) -> None:
+    async def one(call: _Call) -> None:
+        for pause in (*PAUSES, None):
+            try:
+                with _told(address, call.path):
+                    await asyncio.to_thread(call.done, await getattr(filesystem, f"_{method}")(*call.arguments))
+                    return
+            except ConvoyError as problem:
+                if pause is None or not _passes(problem):
+                    raise
+                await asyncio.sleep(pause)
+
+    for problem in await asyncio.gather(*map(one, calls), return_exceptions=True):
+        if problem is not None:
+            raise problem
+
+
+def _keep(file: _File, place: Path, coming: Path, address: str) -> None:
+    """Move a file that has come to its place; UnavailableError if it is not whole."""
+    if not _is_whole(coming, file):
+        got = f"{coming.stat().st_size} of {file.size} bytes" if coming.is_file() else "nothing"
+        fix = "Fetch again, when nobody is writing there."
+        raise UnavailableError("a file came incomplete", where=f"{address}: {file.path}", got=got, fix=fix)
+    sync(coming)
+    coming.replace(place)
+
+
+def _passes(problem: ConvoyError) -> bool:
+    """Whether the same may succeed a moment later: a line that broke, a server that is busy."""
+    if not isinstance(problem, UnavailableError):
+        return False
+    cause = problem.__cause__
+    if cause is not None and (status := _status(cause)) is not None:
+        return status in (408, 425, 429) or status >= 500
+    return not isinstance(cause, PermissionError) and getattr(cause, "errno", None) not in LASTING
 
 
 def _is_whole(path: Path, file: _File) -> bool:

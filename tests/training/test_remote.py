@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest.mock import patch
 
@@ -56,6 +60,72 @@ def fetches():
 
     with patch.object(MemoryFileSystem, "get", counted):
         yield paths
+
+
+@dataclass
+class Answer:
+    """To GET: after ``cut`` bytes the line breaks, as often as ``times``; whether the length is told."""
+
+    content: bytes = b""
+    status: int = 200
+    kind: str = "application/octet-stream"
+    cut: int | None = None
+    times: int | None = None
+    tell: bool = True
+
+
+class Served(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, Answer] = {}
+        self.asked: list[str] = []  # by GET
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Served
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._head(self.server.files.get(self.path, Answer(status=404)))
+
+    def do_GET(self) -> None:
+        answer = self.server.files.get(self.path, Answer(status=404))
+        self.server.asked.append(self.path)
+        self._head(answer)
+        broken = answer.cut is not None and answer.times != 0
+        if answer.times:
+            answer.times -= 1
+        content = answer.content[: answer.cut] if broken else answer.content
+        self.wfile.write(content if answer.tell else b"%x\r\n%b\r\n" % (len(content), content))
+        if broken:
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif not answer.tell:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _head(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        if answer.tell:
+            self.send_header("Content-Length", str(len(answer.content)))
+        else:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served():
+    with Served() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 def put(files: dict[str, bytes], root: str = "memory://data") -> str:
@@ -162,7 +232,7 @@ def test_a_copy_that_was_damaged_is_made_again(fetches):
 
 
 def test_an_interrupted_fetch_leaves_no_folder_and_goes_on_where_it_stopped(fetches, cache, monkeypatch):
-    monkeypatch.setattr(remote, "TOGETHER", 1)
+    monkeypatch.setattr(remote, "PAUSES", (0.0,))
     address = put({"a": b"1", "b": b"2", "c": b"3"})
     get_file = MemoryFileSystem.get_file
 
@@ -181,6 +251,46 @@ def test_an_interrupted_fetch_leaves_no_folder_and_goes_on_where_it_stopped(fetc
     assert contents(local(address)) == {"a": b"1", "b": b"2", "c": b"3"}
     assert fetches == ["/data/b", "/data/c"]
     assert not list(cache.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("size", ["known", "unknown"])
+def test_of_files_that_come_together_one_that_fails_undoes_no_other(served, cache, monkeypatch, size):
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    names = [f"{number}.wav" for number in range(20)]
+    for name in names:
+        served.files[f"/{name}"] = Answer(b"x" * 1000)
+    served.files["/18.wav"] = Answer(b"x" * 1000, cut=300, tell=size == "known")
+    with pytest.raises(UnavailableError, match=r"18\.wav"):
+        _fetched(served, names)
+    assert len(list((cache / "files").iterdir())) == 19
+    assert served.asked.count("/18.wav") == 3
+    served.asked.clear()
+    served.files["/18.wav"] = Answer(b"x" * 1000)
+    assert all(path.read_bytes() == b"x" * 1000 for path in _fetched(served, names))
+    assert served.asked == ["/18.wav"]
+
+
+def test_a_line_that_breaks_once_is_tried_again(served, monkeypatch):
+    monkeypatch.setattr(remote, "PAUSES", (0.0,))
+    served.files["/a.wav"] = Answer(b"12345", cut=2, times=1)
+    assert local(f"{served.address}/a.wav").read_bytes() == b"12345"
+    get_file = MemoryFileSystem.get_file
+    broken = iter([True])
+
+    def breaks_once(self, path, target, **settings):
+        if next(broken, False):
+            raise ConnectionResetError("the line is dead")
+        get_file(self, path, target, **settings)
+
+    with patch.object(MemoryFileSystem, "get_file", breaks_once):
+        assert contents(local(put({"a": b"1"}))) == {"a": b"1"}
+
+
+def _fetched(served: Served, names: list[str]) -> list[Path]:
+    filesystem, _ = fsspec.core.url_to_fs(served.address)
+    files = {name: remote._File(f"{served.address}/{name}", None, "1") for name in names}
+    folder = remote._kept(filesystem, served.address, files)
+    return [folder / name for name in names]
 
 
 def test_processes_that_ask_at_once_get_one_copy(tmp_path, cache):
@@ -214,12 +324,30 @@ def test_addresses_that_lead_nowhere_say_so(tmp_path):
         local("http://127.0.0.1:9/corpus.txt")
 
 
-def test_a_file_that_comes_incomplete_is_refused(cache):
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [
+        (404, ConfigError, "nothing lies at this address"),
+        (410, ConfigError, "nothing lies at this address"),
+        (403, UnavailableError, "access is refused.*403.*Check the credentials"),
+        (401, UnavailableError, "access is refused.*401.*Check the credentials"),
+        (503, UnavailableError, "cannot be fetched.*503"),
+        (500, UnavailableError, "cannot be fetched.*500"),
+    ],
+)
+def test_what_a_server_answers_is_told(served, status, kind, told):
+    served.files["/corpus.txt"] = Answer(status=status)
+    with pytest.raises(kind, match=told):
+        local(f"{served.address}/corpus.txt")
+
+
+def test_a_file_that_comes_incomplete_is_refused(cache, monkeypatch):
     address = put({"a": b"12345"})
 
     def short(self, path, target, **settings):
         Path(target).write_bytes(b"12")
 
+    monkeypatch.setattr(remote, "PAUSES", ())
     with patch.object(MemoryFileSystem, "get_file", short), pytest.raises(UnavailableError, match="2 of 5 bytes"):
         local(address)
     assert not list((cache / "files").iterdir())
