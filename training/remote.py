@@ -26,11 +26,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import click
 import fsspec
 import fsspec.asyn
 from filelock import FileLock
+from fsspec.archive import AbstractArchiveFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
@@ -41,10 +43,7 @@ from models.remote_bundle import cache_folder
 TOGETHER = 64  # files at once, of file systems that can fetch them side by side
 PAUSES = (0.5, 2.0)  # s, before a file whose fetch was interrupted is asked for again
 # What no second try changes; an error without a number is of the network.
-LASTING = {
-    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
-    errno.EFBIG, errno.EMFILE, errno.ENAMETOOLONG,
-}  # fmt: skip
+LASTING = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 # What tells a file's version, as the file systems name it, the surest first; a size is always part of it.
 MARKS = (
     "ETag", "etag", "md5Hash", "md5", "Content-MD5", "checksum", "CRC", "generation",
@@ -79,13 +78,30 @@ def is_pattern(address: str | Path) -> bool:
     return re.search(r"[*?\[]", str(address)) is not None
 
 
+def _is_http(address: str) -> bool:
+    """Whether files come from a web server, with or without a cache of fsspec's between."""
+    return re.match(r"((simple|file|block)cache::)*https?://", address) is not None
+
+
+def _without_query(url: str) -> str:
+    return url.partition("?")[0]
+
+
 def parent(address: str | Path) -> str:
     """The folder that holds a file: of ``zip://lists/a.csv::s3://bucket/data.zip`` it is ``zip://lists::s3://bucket/data.zip``."""
     if not is_remote(address):
         return str(Path(address).parent)
-    own, chain, rest = str(address).partition("::")
-    protocol, _, path = own.partition("://")
-    return f"{protocol}://{path.rpartition('/')[0]}{chain}{rest}"
+    parts = str(address).split("::")  # the first of them may be a cache, which has no path
+    own = next(place for place, part in enumerate(parts) if is_remote(part))
+    protocol, _, path = parts[own].partition("://")
+    path = _without_query(path) if _is_http(parts[own]) else path
+    parts[own] = f"{protocol}://{path.rpartition('/')[0]}"
+    return "::".join(parts)
+
+
+def shown(address: object) -> str:
+    """An address, or a message with one, without the passwords in it."""
+    return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", str(address))
 
 
 def local(address: str | Path, *, only: Iterable[str] | None = None, without: Sequence[str] = ()) -> Path:
@@ -93,7 +109,8 @@ def local(address: str | Path, *, only: Iterable[str] | None = None, without: Se
 
     Args:
         address: a path; or the address of a file, of a folder, or a pattern (the result is a folder of what it matches).
-        only: names in the folder that are wanted, of files or of folders with all that is in them.
+        only: names in the folder that are wanted, of files or of folders with all that is in them; over http, which lists no
+            folders, of files.
         without: folders in it that are not.
 
     Raises:
@@ -109,9 +126,18 @@ def local(address: str | Path, *, only: Iterable[str] | None = None, without: Se
         if isinstance(filesystem, LocalFileSystem):
             return Path(root)
         filesystem.invalidate_cache()
-        name = posixpath.basename(root.rstrip("/")).partition("?")[0] or "data"
-        is_file = _is_file(filesystem, root)
-        if is_file:
+        if isinstance(filesystem, AbstractArchiveFileSystem) and not filesystem.exists(root) and filesystem.exists(f"./{root}"):
+            root = f"./{root}"  # as `tar -c .` names files
+        name = _without_query(root) if _is_http(address) else root.partition("?versionId=")[0]
+        name = posixpath.basename(name.rstrip("/")) or "data"
+        if name in (".", ".."):
+            raise ConfigError(
+                "not the name of a file or folder", where=address, got=name, fix="Leave it out for all that is there."
+            )
+        is_file = _is_file(filesystem, root) if only is None or not _is_http(address) else False
+        if _is_http(address) and only is not None:
+            files = _named(filesystem, root, only, address)
+        elif is_file:
             files = {name: _described(filesystem, filesystem.info(root), root)}
         else:
             files = _wanted(_listed(filesystem, root, address), only, without, address)
@@ -123,20 +149,25 @@ def local(address: str | Path, *, only: Iterable[str] | None = None, without: Se
 @contextmanager
 def _told(address: str, path: str = "") -> Iterator[None]:
     """Whatever file systems and the libraries behind them raise, of an address or a file in it, as ours."""
-    where = f"{address}: {path}" if path else address
+    where = shown(f"{address}: {path}" if path else address)
     try:
         yield
-    except ConvoyError:
-        raise
+    except ConvoyError as problem:
+        if shown(problem.message) == problem.message:
+            raise
+        told = {name: shown(getattr(problem, name)) for name in ("where", "expected", "fix")}
+        got = None if problem.got is None else shown(problem.got)
+        raise type(problem)(problem.problem, got=got, **told) from problem.__cause__
     except (ImportError, ValueError) as problem:
         fix = "Some kinds of address need a package of their own (s3fs, gcsfs, adlfs)."
-        raise ConfigError("no data can be fetched from there", where=where, got=problem, fix=fix) from problem
+        raise ConfigError("no data can be fetched from there", where=where, got=shown(problem), fix=fix) from problem
     except Exception as problem:
         if _is_absent(problem):
             fix = "Check the spelling; a folder on an object store is there as soon as an object's name begins with it."
-            raise ConfigError("nothing lies at this address", where=where, got=problem, fix=fix) from problem
+            raise ConfigError("nothing lies at this address", where=where, got=shown(problem), fix=fix) from problem
         status = _status(problem)
         reason = f"{type(problem).__name__}: {problem}" if status is None else f"HTTP status {status}, {problem}"
+        reason = shown(reason)
         if isinstance(problem, PermissionError) or status in (401, 403):
             fix = "Check the credentials, and what they may read."
             raise UnavailableError("access is refused", where=where, got=reason, fix=fix) from problem
@@ -185,18 +216,42 @@ def _listed(filesystem: Any, root: str, address: str) -> dict[str, _File]:
         found, start = filesystem.find(root, detail=True), root
     else:
         found, start = filesystem.glob(root, detail=True), posixpath.dirname(re.split(r"[*?\[]", root)[0])
-    files = {}
+    files: dict[str, _File] = {}
     for path, info in sorted(found.items()):
         name = str(path).removeprefix(start.rstrip("/")).lstrip("/")
         if info.get("type") == "directory" or not name or name.endswith("/"):
             continue
         if ".." in name.split("/"):
             raise DataFormatError("a name that leads out of the folder", where=address, got=name)
+        name = posixpath.normpath(name)  # of archives: ./a, a//b
+        if name in files:
+            got, fix = f"{files[name].path} and {path}", "Pack the archive again, each file once."
+            raise DataFormatError("two files of one name", where=address, got=got, fix=fix)
         files[name] = _described(filesystem, info, path)
     return files
 
 
+def _named(filesystem: Any, root: str, only: Iterable[str], address: str) -> dict[str, _File]:
+    """The files of these names in a folder that cannot be listed."""
+    files: dict[str, _File] = {}
+
+    def describe(name: str, path: str, info: dict[str, Any]) -> None:
+        files[name] = _described(filesystem, info, path)
+
+    calls = []
+    for name in dict.fromkeys(map(posixpath.normpath, only)):
+        if name.split("/")[0] in ("", ".", ".."):
+            raise ConfigError("no such file", where=address, expected="names of files in this folder", got=name)
+        path = f"{_without_query(root).rstrip('/')}/{quote(name)}"
+        calls.append(_Call(path, (path,), functools.partial(describe, name, path)))
+    _ask(filesystem, address, "info", calls)
+    return files
+
+
 def _described(filesystem: Any, info: dict[str, Any], path: str) -> _File:
+    if info.get("mimetype") == "text/html" and not _without_query(path).lower().endswith((".html", ".htm")):
+        fix = "Folders are not listed over http: name a file, an archive (zip://folder::http://…/x.zip), or a list in CSV."
+        raise ConfigError("a web page lies there, no data", where=path, expected="a file", got="text/html", fix=fix)
     mark = next((str(info[name]) for name in MARKS if info.get(name)), None)
     if mark is None and info.get("size") is None:  # a listing may tell less than the file itself
         info = filesystem.info(path)
@@ -244,6 +299,7 @@ def _kept(filesystem: Any, address: str, files: dict[str, _File]) -> Path:
         _fetch(filesystem, address, [(files[name], place) for name, place in stored.items()], partial)
         for name, place in stored.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).unlink(missing_ok=True)  # where names differ in case alone: never written through a link
             try:
                 os.link(place, partial / name)
             except OSError:  # a file system without links
@@ -260,7 +316,7 @@ def _fetch(filesystem: Any, address: str, files: Sequence[tuple[_File, Path]], p
     if not missing:
         return
     total = sum(file.size or 0 for file, _ in missing)
-    click.echo(f"{address}: fetching {len(missing)} of {len(files)} files, {total / 1e6:.1f} MB", err=True)
+    click.echo(f"{shown(address)}: fetching {len(missing)} of {len(files)} files, {total / 1e6:.1f} MB", err=True)
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
 
         def keep(file: _File, place: Path, _: Any) -> None:

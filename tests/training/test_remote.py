@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from tests.scans import ball, save, write_decathlon
 from tests.training.corpora import CEDICT, conllu, slash
 from tests.training.separator.speakers import write_mixtures, write_speakers
 from training import remote
-from training.remote import local, parent
+from training.remote import local, parent, shown
 from training.segmenter.annotation import Annotation
 from training.segmenter.cases import find_cases
 from training.separator.data import MixtureList, SeparatorData, Stage
@@ -198,6 +199,9 @@ def test_a_pattern_is_a_folder_of_what_it_matches():
         ("s3://bucket/lists/dev.csv", "s3://bucket/lists"),
         ("memory://dev.csv", "memory://"),
         ("zip://lists/a.csv::s3://bucket/data.zip", "zip://lists::s3://bucket/data.zip"),
+        ("simplecache::memory://c/l.csv", "simplecache::memory://c"),
+        ("simplecache::zip://lists/a.csv::s3://bucket/data.zip", "simplecache::zip://lists::s3://bucket/data.zip"),
+        ("https://host/lists/dev.csv?key=a/b", "https://host/lists"),
         ("lists/dev.csv", "lists"),
         ("dev.csv", "."),
     ],
@@ -361,6 +365,61 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path):
     assert not list(tmp_path.rglob("evil.txt"))
 
 
+def test_names_in_archives_are_those_of_files(tmp_path):
+    (tmp_path / "d" / "spk1").mkdir(parents=True)
+    (tmp_path / "d" / "spk1" / "a.wav").write_bytes(b"1")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "d", ".")
+    address = f"tar://::{tmp_path}/x.tar"
+    assert contents(local(address)) == contents(local(address, only=["spk1/a.wav"])) == {"spk1/a.wav": b"1"}
+    assert contents(local(f"tar://spk1::{tmp_path}/x.tar")) == {"a.wav": b"1"}
+
+
+@pytest.mark.parametrize("names", [("d/a.wav", "d/./a.wav"), ("a/b", "a//b"), ("./a", "a")])
+def test_two_files_of_one_name_are_refused(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    with pytest.raises(DataFormatError, match="two files of one name"):
+        local(f"zip://::{tmp_path}/x.zip")
+
+
+@pytest.mark.parametrize("root", ["..", "a/.."])
+def test_an_address_that_leads_out_of_an_archive_is_refused(tmp_path, cache, root):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(f"{root}/evil", "x")
+    with pytest.raises(ConfigError, match="not the name"):
+        local(f"zip://{root}::{tmp_path}/x.zip")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_question_mark_in_a_name_stays():
+    assert local(put({"a b?.wav": b"1"}) + "/a b?.wav").name == "a b?.wav"
+
+
+def test_passwords_are_not_told(capsys):
+    for address in ("ftp://user:secret@127.0.0.1:9/x.csv", "http://user:s@cret@127.0.0.1:9/x.csv", "nosuch://user:secret@host/x"):
+        with pytest.raises((ConfigError, UnavailableError)) as caught:
+            local(address)
+        assert "cret" not in str(caught.value)
+    assert (
+        shown("zip://a::ftp://user:secret@host/a.zip and s3://b/c:d/e@f")
+        == "zip://a::ftp://user:***@host/a.zip and s3://b/c:d/e@f"
+    )
+    address = "memory://user:secret@host/d"
+    put({"l.csv": b"source_1,source_2\n,b.wav\n", "c.csv": b"image,label\n", "x": b"1"}, address)
+    local(address)
+    assert "secret" not in capsys.readouterr().err
+    for read in (
+        lambda: read_list(f"{address}/l.csv"),
+        lambda: find_cases(f"{address}/c.csv"),
+        lambda: Recordings(address, 8000),
+    ):
+        with pytest.raises((ConfigError, DataFormatError), match=r"user:\*\*\*@host") as told:
+            read()
+        assert "secret" not in str(told.value)
+
+
 # ---- the readers
 
 
@@ -405,6 +464,40 @@ def test_speech_and_lists_of_mixtures(tmp_path, fetches):
     assert Recordings(address, 8000).speakers == Recordings(str(folder), 8000).speakers
     [drawn], [same] = draw_mixtures(address, 1, 2, 3), draw_mixtures(str(folder), 1, 2, 3)
     assert torch.equal(drawn.load(8000)[0], same.load(8000)[0])
+
+
+PAGE = Answer(b"<a href=l.csv>l.csv</a>", kind="text/html")
+
+
+def test_lists_over_http(served, tmp_path):
+    write_speakers(tmp_path, 2)
+    for path in tmp_path.rglob("*.flac"):
+        served.files[f"/d/{path.parent.name}/{path.name}"] = Answer(path.read_bytes())
+    served.files["/d/a%20b.flac"] = served.files["/d/speaker_0/0.flac"]
+    served.files |= {"/d": PAGE, "/d/": PAGE}
+    served.files["/d/l.csv"] = Answer(b"source_1,source_2,level\na b.flac,speaker_1/1.flac,2\n")
+    served.files["/d/l.csv?key=a/b"] = served.files["/d/l.csv"]
+    (tmp_path / "l.csv").write_bytes(served.files["/d/l.csv"].content.replace(b"a b", b"speaker_0/0"))
+    [here] = read_list(str(tmp_path / "l.csv"))
+    for address in (f"{served.address}/d/l.csv", f"simplecache::{served.address}/d/l.csv", f"{served.address}/d/l.csv?key=a/b"):
+        [there] = read_list(address)
+        assert all(map(torch.equal, there.load(8000), here.load(8000)))
+    served.files |= {"/d/i.nii": Answer(b"1"), "/d/c.csv": Answer(b"image,label\ni.nii,i.nii\n")}
+    assert find_cases(f"{served.address}/d/c.csv").cases[0].image.read_bytes() == b"1"
+    served.files["/d/c.csv"] = Answer(b"image,label\ni.nii,none.nii\n")
+    with pytest.raises(ConfigError, match=r"d/none\.nii: nothing lies"):
+        find_cases(f"{served.address}/d/c.csv")
+
+
+def test_folders_over_http_are_refused(served):
+    served.files |= {"/d": PAGE, "/d/": PAGE, "/d/page.html": PAGE}
+    for address in (f"{served.address}/d", f"{served.address}/d/"):
+        with pytest.raises(ConfigError, match=r"web page.*Folders are not listed"):
+            Recordings(address, 8000)
+    for name in ("../x", "/x", "."):
+        with pytest.raises(ConfigError, match="no such file"):
+            local(f"{served.address}/d", only=[name])
+    assert local(f"{served.address}/d/page.html").read_bytes() == PAGE.content
 
 
 def test_annotated_volumes(tmp_path, fetches):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigError, DataFormatError
-from training.remote import local, parent
+from training.remote import local, parent, shown
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".tiff", ".tif", ".zarr")
 
@@ -158,17 +158,17 @@ def _from_list(file: Path, path: str, group: str | None) -> Cases:
         reader = csv.DictReader(stream)
         needed = ["image", "label", *([group] if group else [])]
         if missing := [name for name in needed if name not in (reader.fieldnames or [])]:
-            raise DataFormatError("columns are missing", where=path, expected=", ".join(needed), got=f"no {missing}")
+            raise DataFormatError("columns are missing", where=shown(path), expected=", ".join(needed), got=f"no {missing}")
         rows = [(row["image"] or "", row["label"] or "", row.get(group or "group"), reader.line_num) for row in reader]
     if not rows:
-        raise DataFormatError("no cases", where=path, expected="a line for each volume")
+        raise DataFormatError("no cases", where=shown(path), expected="a line for each volume")
     root = local(parent(path), only=[name for image, label, *_ in rows for name in (image, label)])
     cases = []
     for image_name, label_name, own, line in rows:
         image, label = root / image_name, root / label_name
         for each in (image, label):
             if not each.exists():
-                raise DataFormatError("no such file", where=f"{path}: line {line}", got=each)
+                raise DataFormatError("no such file", where=f"{shown(path)}: line {line}", got=each)
         name = bare_name(image)
         cases.append(Case(name, image, label, own or name))
     return Cases(sorted(cases, key=lambda case: case.name), None)

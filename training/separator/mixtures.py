@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ConfigError, DataFormatError
-from training.remote import local, parent
+from training.remote import local, parent, shown
 from training.separator.speech import SUFFIXES, Floats, Recordings, header
 
 MIXED = ("mix_clean", "mix", "mix_both")  # LibriMix without noise, WSJ0-2mix, LibriMix with noise
@@ -111,26 +111,26 @@ def read_list(path: str, folder: str | None = None) -> list[FixedMixture]:
         ConfigError: no such list.
         DataFormatError: columns are missing, or a field is wrong; says file, line and field.
     """
-    file = local(path)
+    file, named = local(path), shown(path)
     if is_layout(file):
         return _read_layout(file)
     if not file.is_file():
-        raise ConfigError("no such list of mixtures", where=path)
+        raise ConfigError("no such list of mixtures", where=named)
     with io.StringIO(_text(file), newline="") as stream:
         reader = csv.DictReader(stream)
         names = list(reader.fieldnames or [])
         mixed = "mixture_path" in names
-        sources = _sources(names, "_path" if mixed else "", path)
+        sources = _sources(names, "_path" if mixed else "", named)
         rows = []
         for row in reader:
-            where = f"{path}:{reader.line_num}"
+            where = f"{named}:{reader.line_num}"
             missing = [name for name in [*sources, *(["mixture_path"] if mixed else [])] if not row[name]]
             if missing:
                 raise DataFormatError("a field is empty", where=f"{where}: {missing[0]}", expected="a file")
             level = None if mixed else _level(row.get("level"), where)
             rows.append(([row[name] for name in sources], row["mixture_path"] if mixed else None, level, where, row.get("group")))
     if not rows:
-        raise DataFormatError("the list is empty", where=path, expected="a mixture a line")
+        raise DataFormatError("the list is empty", where=named, expected="a mixture a line")
     root = local(folder or parent(path), only=[name for names, own, *_ in rows for name in [*names, *([own] if own else [])]])
     return [
         FixedMixture(tuple(root / name for name in names), root / own if own else None, level, where, group or "")
@@ -213,7 +213,7 @@ def draw_mixtures(folder: str, count: int, sources: int, seed: int) -> list[Fixe
     rows = draw_list(list(zip(speech.speakers, paths, strict=True)), count, sources, seed)
     names = [" and ".join(str(Path(path).relative_to(speech.root)) for path in files) for *files, _ in rows]
     return [
-        FixedMixture(tuple(map(Path, files)), None, float(level), f"{folder}: {name}")
+        FixedMixture(tuple(map(Path, files)), None, float(level), f"{shown(folder)}: {name}")
         for (*files, level), name in zip(rows, names, strict=True)
     ]
 

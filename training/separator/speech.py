@@ -22,7 +22,7 @@ from torch import Tensor
 from torchaudio.transforms import Speed
 
 from models.errors import ConfigError, DataFormatError
-from training.remote import local
+from training.remote import local, shown
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 FAINT = 1e-4  # RMS below which a segment counts as silence and another is drawn
@@ -65,7 +65,7 @@ class Recordings:
         if len(grouped) < least:
             raise ConfigError(
                 "too few speakers",
-                where=folder,
+                where=shown(folder),
                 expected=f"at least {least} folders with {', '.join(SUFFIXES)} files",
                 got=len(grouped),
                 fix="Put each speaker's files into a folder of their own.",
