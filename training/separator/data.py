@@ -40,6 +40,11 @@ class MixtureList:
     seconds: float | None = None
     count: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            fix = "Leave it out for all."
+            raise ConfigError("too few mixtures", where="count", expected="at least 1", got=self.count, fix=fix)
+
 
 @dataclass
 class Stage:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.transforms import Speed
 
-from models.errors import ConfigError, DataFormatError
+from models.errors import ConfigError, DataFormatError, OutputError
 from training.remote import local, shown
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
@@ -76,7 +77,12 @@ class Recordings:
         self._kept: dict[Path, Integers] = {}
 
     def read(self, recording: Recording, start: float, seconds: float) -> Floats:
-        """Samples at our rate from ``start`` seconds on; fewer where the file ends."""
+        """Samples at our rate from ``start`` seconds on; fewer where the file ends.
+
+        Raises:
+            DataFormatError: the file cannot be read.
+            OutputError: the folder for decoded files cannot be written.
+        """
         if self.cache is not None or self.keep:
             whole = self._kept_in_memory(recording) if self.cache is None else self._kept_on_disk(recording, self.cache)
             first = int(start * self.rate)
@@ -100,19 +106,40 @@ class Recordings:
         about = f"{recording.path.resolve()} {status.st_size} {status.st_mtime_ns} {self.rate}"
         name = hashlib.sha256(about.encode()).hexdigest()[:32]
         file = cache / name[:2] / f"{name}.npy"  # few folders of many files
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f".{secrets.token_hex(6)}.partial")
-            try:
-                with partial.open("xb") as stream:
-                    np.save(stream, self._whole(recording))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                partial.replace(file)  # another process may have been first: with the same samples
-            finally:
-                partial.unlink(missing_ok=True)
-        mapped: Integers = np.load(file, mmap_mode="r")
+        if (mapped := _mapped(file)) is None:
+            _write(file, self._whole(recording))
+            mapped = _mapped(file)
+        if mapped is None:
+            raise OutputError("decoded speech cannot be read back", where=str(file), fix="Name another folder as `cache`.")
         return mapped
+
+
+def _mapped(file: Path) -> Integers | None:
+    """The samples of a decoded file; None where there is none, or a damaged one."""
+    try:
+        mapped: Integers = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there, empty, or short
+        return None
+    return mapped if mapped.dtype == np.int16 and mapped.ndim == 1 else None
+
+
+def _write(file: Path, samples: Integers) -> None:
+    """A decoded file, whole or not there. Another process may have been first: with the same samples."""
+    partial = file.with_name(f".{secrets.token_hex(6)}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("xb") as stream:
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(samples))
+            stream.write(samples.tobytes())  # numpy's own writing does not say that the disk is full
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    except OSError as problem:
+        fix = "Make room, or name another folder as `cache`; without one, files are decoded again or kept in memory (`keep`)."
+        raise OutputError("decoded speech cannot be kept", where=str(file.parent), got=problem, fix=fix) from problem
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def header(path: Path) -> Recording:

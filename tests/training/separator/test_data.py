@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from collections import Counter
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from models.errors import ConfigError, DataFormatError
+from models.errors import ConfigError, DataFormatError, OutputError
 from tests.training.separator.speakers import write_speakers
 from training.places import Places
 from training.separator.data import MixtureList, SeparatorData, Stage
@@ -257,3 +259,43 @@ def test_an_empty_recording_is_named(tmp_path):
     soundfile.write(tmp_path / "speaker_0" / "empty.wav", np.zeros(0), 8000)
     with pytest.raises(DataFormatError, match=r"empty\.wav: nothing is in it"):
         Recordings(str(tmp_path), 8000)
+
+
+def test_decoded_speech_that_was_damaged_is_made_again(folder, tmp_path):
+    speech = Recordings(str(folder), 8000, cache=str(tmp_path / "cache"))
+    recording = speech.recordings[0][0]
+    whole = speech.read(recording, 0, 10)
+    [file] = (tmp_path / "cache").rglob("*.npy")
+    content = file.read_bytes()
+    for damaged in (b"", content[:50], content[:200], content[:-2], b"no array at all" * 20):
+        file.write_bytes(damaged)
+        assert np.array_equal(speech.read(recording, 0, 10), whole)
+        assert file.read_bytes() == content
+
+
+def test_decoded_speech_that_cannot_be_kept_says_why(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    speech = Recordings(str(folder), 8000, cache=str(tmp_path / "file"))
+    with pytest.raises(OutputError, match=r"file.*cannot be kept.*name another folder"):
+        speech.read(speech.recordings[0][0], 0, 1)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def read_only(self, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", full)
+    speech = Recordings(str(folder), 8000, cache=str(tmp_path / "cache"))
+    with pytest.raises(OutputError, match=r"cache.*cannot be kept.*No space left.*Make room"):
+        speech.read(speech.recordings[0][0], 0, 1)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    monkeypatch.setattr("pathlib.Path.unlink", read_only)
+    with pytest.raises(OutputError, match="No space left"):
+        speech.read(speech.recordings[0][0], 0, 1)
+
+
+def test_a_count_of_no_mixtures_is_refused():
+    for count in (0, -1):
+        with pytest.raises(ConfigError, match=r"count.*at least 1"):
+            MixtureList("list.csv", count=count)
