@@ -70,7 +70,7 @@ class SegmenterModule(lightning.LightningModule):
         self.rate = partial(rate, warmup=warmup, schedule=schedule, falling=falling)
         self.network = UNet(network)
         if start:
-            start_from(self.network, start)
+            start_from(self.network, start, meaning)
         if channels_last:
             self.network.to(memory_format=torch.channels_last_3d)  # of the kernels; activations follow
         if recompute:
@@ -196,3 +196,9 @@ class SegmenterModule(lightning.LightningModule):
                 means.append(dice / count)
                 self.log(f"{part}/dice_{self.plan.classes[label]}", means[-1], sync_dist=True)
         self.log(f"{part}/dice", float(np.mean(means)) if means else 0.0, prog_bar=True, sync_dist=True)
+
+
+def meaning(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of ``UNetSettings`` that change what weights mean."""
+    told = {name: value for name, value in settings.items() if name not in ("initialisation", "statistics")}
+    return {**told, "steps": settings["steps"] or [(2, 2, 2)] * (len(settings["channels"]) - 1)}

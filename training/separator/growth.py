@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from models.separator.transformer import DualPathSettings
 
 BLOCK = re.compile(r"separator\.blocks\.(\d+)\.")
 
@@ -38,6 +42,17 @@ def grown(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
         missing = max(0, len(own[name]) - len(result[name]))  # rows of the residual stand before those of the skip path
         result[name] = torch.cat([result[name].new_zeros(missing, *result[name].shape[1:]), result[name]])
     return result
+
+
+def meaning(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ``ConvTasNetSettings`` that change what weights mean. Further repeats, with ``grown``, do not."""
+    ignored = {"repeats", "last_residual", "initialisation"}
+    transformer = settings["transformer"]
+    if transformer is not None:
+        ignored |= {"bottleneck", "skip", "hidden", "kernel", "blocks", "norm"}  # of the convolutions, which are not there
+        transformer = {**asdict(DualPathSettings()), **transformer, "dropout": None}
+    told = {name: value for name, value in settings.items() if name not in ignored}
+    return {**told, "hop": settings["hop"] or settings["length"] // 2, "transformer": transformer}
 
 
 def _block(name: str) -> int | None:

@@ -19,7 +19,7 @@ from training.places import draw_by_place
 from training.separator.data import Batch, SeparatorData
 from training.separator.export import OVERLAP_SECONDS, WINDOW_SECONDS, preprocessing_of
 from training.separator.filterbank import gammatones, synthesis
-from training.separator.growth import grown
+from training.separator.growth import grown, meaning
 from training.separator.losses import permutation_invariant, si_snr, weighted
 from training.start import start_from
 
@@ -77,7 +77,7 @@ class SeparatorModule(lightning.LightningModule):
         self.rate = partial(rate, warmup=warmup, schedule=schedule, falling=falling)
         self.network = ConvTasNet(network)
         if start:
-            start_from(self.network, start, adapt=grown)
+            start_from(self.network, start, meaning, adapt=grown)
         elif gammatone:
             filters = gammatones(network.filters, network.length, gammatone)
             self.network.encoder.data.copy_(filters)

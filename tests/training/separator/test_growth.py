@@ -10,7 +10,7 @@ import torch
 from models.errors import ConfigError
 from models.separator.network import ConvTasNet, ConvTasNetSettings
 from tests.tiny import tiny_separator_bundle, tiny_separator_network
-from training.separator.growth import grown
+from training.separator.growth import grown, meaning
 from training.start import start_from
 
 SMALL = ConvTasNetSettings(filters=32, length=16, bottleneck=12, skip=10, hidden=16, blocks=2, repeats=1)
@@ -38,7 +38,7 @@ def test_a_network_of_the_same_depth_gets_the_weights_as_they_are():
 def test_a_bundle_with_fewer_repeats_is_a_start(tmp_path):
     trained = tiny_separator_network(causal=False)
     deep = ConvTasNet(replace(trained.settings, repeats=trained.settings.repeats + 1))
-    start_from(deep, tiny_separator_bundle(tmp_path), adapt=grown)
+    start_from(deep, tiny_separator_bundle(tmp_path), meaning, adapt=grown)
     mixture = torch.randn(1, 400)
     torch.testing.assert_close(deep(mixture), trained(mixture), rtol=0, atol=3e-3)  # weights of 16 bits
 
@@ -48,7 +48,7 @@ def test_a_bundle_of_another_width_is_none(tmp_path, width):
     trained = tiny_separator_network(causal=False)
     other = ConvTasNet(replace(trained.settings, repeats=trained.settings.repeats + 1, **width))
     with pytest.raises(ConfigError, match="another one"):
-        start_from(other, tiny_separator_bundle(tmp_path), adapt=grown)
+        start_from(other, tiny_separator_bundle(tmp_path), meaning, adapt=grown)
 
 
 def test_a_network_without_blocks_is_no_start():
