@@ -7,7 +7,7 @@ lies as that of ITK's ``BSplineTransform`` (https://itk.org), which gives the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,13 +66,18 @@ def splines(size: int, points: int) -> Tensor:
     return torch.where(distance < 1, near, far).float()
 
 
-def drawn_matrix(degrees: float, scale: float, generator: torch.Generator) -> Tensor:
-    """A rotation by up to ``degrees`` about each axis and a change of size by up to a share of ``scale`` along each."""
+def drawn_matrix(degrees: float, scale: float, generator: torch.Generator, thin: Collection[int] = ()) -> Tensor:
+    """A rotation by up to ``degrees`` about each axis and a change of size by up to a share of ``scale`` along each.
+
+    No rotation moves voxels along the axes ``thin``.
+    """
     numbers = (2 * torch.rand(6, generator=generator) - 1).tolist()
     matrix = torch.eye(3)
     for axis, number in enumerate(numbers[:3]):
-        angle = math.radians(number * degrees)
         first, second = (other for other in range(3) if other != axis)
+        if first in thin or second in thin:
+            continue
+        angle = math.radians(number * degrees)
         turn = torch.eye(3)
         turn[first, first] = turn[second, second] = math.cos(angle)
         turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
@@ -80,12 +85,14 @@ def drawn_matrix(degrees: float, scale: float, generator: torch.Generator) -> Te
     return matrix / torch.tensor([1 + number * scale for number in numbers[3:]])
 
 
-def drawn_displacements(points: int, most: float, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Displacements of (points, points, points) control points by up to ``most`` voxels along each axis.
+def drawn_displacements(
+    points: int, most: float, shape: Sequence[int], generator: torch.Generator, thin: Collection[int] = ()
+) -> Tensor:
+    """Displacements of (points, points, points) control points by up to ``most`` voxels along each axis that is not ``thin``.
 
     A cubic B-spline does not fold where a control point moves less than half a cell.
     """
-    limits = torch.tensor([min(most, 0.45 * size / (points - ORDER)) for size in shape])
+    limits = torch.tensor([0.0 if axis in thin else min(most, 0.45 * size / (points - ORDER)) for axis, size in enumerate(shape)])
     displacements = (2 * torch.rand(points, points, points, 3, generator=generator) - 1) * limits
     inner = torch.zeros(points)
     inner[FIXED : points - FIXED] = 1

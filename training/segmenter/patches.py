@@ -76,7 +76,7 @@ class Patches(Dataset[Batch]):
         image = torch.from_numpy(cut(case.image, *outer, filling=0.0))
         labels = torch.from_numpy(cut(case.labels, *outer, filling=UNANNOTATED)).long()
         if self.change:
-            image, labels = self.change(image, labels, seed)
+            image, labels = self.change(image, labels, seed, self.size)
         inner = tuple(slice(margin, margin + size) for size in self.size)
         return image[inner][None].contiguous(), labels[inner].contiguous()
 

@@ -177,6 +177,34 @@ def test_deformed_labels_follow_their_voxels_and_what_comes_from_outside_is_unan
     assert any((stretched(image, labels, (seed,))[1] == UNANNOTATED).any() for seed in range(5))
 
 
+def test_a_volume_of_one_plane_stays_annotated(tmp_path):
+    values = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32)
+    for axes in ((0, 1, 2), (1, 2, 0)):
+        one = case(tmp_path, values.transpose(axes), np.ones_like(values, np.uint8).transpose(axes), np.eye(4))
+        prepared = prepare(one, PLAN, Annotation(), tmp_path / "cache")
+        size = tuple(min(40, each) for each in prepared.image.shape)
+        patches = Patches([prepared], size, 8, Drawing(), Augmentation(affine=1, deformation=1), seed=1)
+        volume, answers = patches[0, 0]
+        assert (answers != UNANNOTATED).float().mean() > 0.9
+        assert len({float(each.sum()) for each in volume}) == 8
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_thin_patches_are_turned_and_bent_within_their_plane(axis):
+    shape = [40, 40, 40]
+    shape[axis] = 13
+    planes = torch.arange(13).reshape([-1 if each == axis else 1 for each in range(3)]).expand(shape)
+    size = [28, 28, 28]
+    size[axis] = 1
+    change = Augmentation(affine=1, degrees=45, scale=0, deformation=1, grey=0, noise=0, blur=0)
+    for seed in range(3):
+        _, moved = change(torch.rand(shape), planes, (seed,), size)
+        assert torch.equal(moved[moved != UNANNOTATED], planes[moved != UNANNOTATED])
+        assert (moved != UNANNOTATED).float().mean() > 0.7
+    _, moved = change(torch.rand(shape), planes, (1,), [28, 28, 28])
+    assert not torch.equal(moved[moved != UNANNOTATED], planes[moved != UNANNOTATED])
+
+
 def test_no_chance_means_no_change():
     image, labels = torch.randn(6, 6, 6), torch.randint(-1, 3, (6, 6, 6))
     same = Augmentation(affine=0, deformation=0, grey=0, noise=0, blur=0)(image, labels, (1,))
@@ -189,6 +217,12 @@ def test_no_chance_means_no_change():
     [
         (lambda: Augmentation(affine=1.5), "affine: not a chance"),
         (lambda: Augmentation(flips="t"), "no such axes"),
+        (lambda: Augmentation(scale=1), "scale: not a share below 1"),
+        (lambda: Augmentation(scale=float("nan")), "scale: not a share below 1"),
+        (lambda: Augmentation(degrees=-15), "degrees: out of range: expected 0 to 180, got -15"),
+        (lambda: Augmentation(degrees=float("nan")), "degrees: out of range"),
+        (lambda: Augmentation(displacement=-1), "displacement: out of range"),
+        (lambda: Augmentation(displacement=float("inf")), "displacement: out of range: expected 0 or more, got inf"),
         (lambda: Augmentation(control_points=4), "control points.*5 or more"),
         (lambda: Drawing(foreground=-1), "not a share"),
         (lambda: Split(5, 5), "no such fold"),
