@@ -23,7 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import ConfigError, DataFormatError, UnavailableError
+from models.errors import ConfigError, DataFormatError, InputError, UnavailableError
 from models.tagger.vectors import VectorTable
 from tests.object_store import KEYS
 from tests.scans import ball, save, write_decathlon
@@ -37,6 +37,7 @@ from training.separator.data import MixtureList, SeparatorData, Stage
 from training.separator.mixtures import draw_mixtures, read_list
 from training.separator.speech import Recordings
 from training.tagger.corpora import read_corpus
+from training.tagger.corpora.lines import corpus_files
 from training.tagger.data import Corpus, TableSettings, TaggerData
 from training.tagger.lexicon import read_lexicon
 
@@ -414,8 +415,10 @@ def test_passwords_are_not_told(capsys):
         lambda: read_list(f"{address}/l.csv"),
         lambda: find_cases(f"{address}/c.csv"),
         lambda: Recordings(address, 8000),
+        lambda: read_lexicon(f"{address}/c.csv", False),
+        lambda: corpus_files(address, frozenset({".pos"})),
     ):
-        with pytest.raises((ConfigError, DataFormatError), match=r"user:\*\*\*@host") as told:
+        with pytest.raises((ConfigError, InputError), match=r"user:\*\*\*@host") as told:
             read()
         assert "secret" not in str(told.value)
 

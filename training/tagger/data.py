@@ -19,7 +19,7 @@ from models.tagger.labels import Scheme, convert, validate
 from models.tagger.lexicon import Lexicon
 from models.tagger.vectors import VectorTable, read_vectors
 from training.places import Loader, PlacedData, loading
-from training.remote import is_remote, local
+from training.remote import is_remote, local, shown
 from training.tagger.batches import Batch, BatchSampler, TaggedSentences
 from training.tagger.corpora import Sentence, read_corpus, split
 from training.tagger.lexicon import read_lexicon
@@ -199,7 +199,7 @@ class TaggerData(PlacedData):
                 sentence = Sentence(sentence.tokens, columns, sentence.text, sentence.spans, sentence.source)
             sentences.append(sentence)
         if not sentences:
-            raise ConfigError("the corpus holds no sentence", where=corpus.path)
+            raise ConfigError("the corpus holds no sentence", where=shown(corpus.path))
         return sentences
 
     def _target(self, sentence: Sentence, columns: dict[str, list[str]], scheme: Scheme) -> Sentence:
@@ -301,7 +301,7 @@ def _open(settings: TableSettings) -> VectorTable | None:
     if not source.exists() and not Path(f"{source}.npy").exists():
         raise ConfigError(
             "word vectors not found",
-            where=settings.source,
+            where=shown(settings.source),
             fix="Make them with `convoy embed`; the commands stand at the head of the config.",
         )
     table = read_vectors(source)

@@ -17,6 +17,7 @@ from models.errors import BundleError, ConfigError, DataFormatError
 from models.tagger.labels import Scheme, convert, validate
 from models.tagger.predictor import TaggedText, Tagger
 from models.tagger.tokens import fold_width
+from training.remote import shown
 from training.settings import output_folder
 from training.tagger import metrics
 from training.tagger.corpora import Sentence, read_corpus, split
@@ -141,7 +142,7 @@ def _sentences(
             raise ConfigError("no such part", where="part", expected=f"0 to {len(parts) - 1}", got=part)
         sentences = parts[part]
     if not sentences:
-        raise DataFormatError("no sentence to evaluate on", where=str(data))
+        raise DataFormatError("no sentence to evaluate on", where=shown(data))
     return sentences
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import DataFormatError, InputError
-from training.remote import is_pattern, is_remote, local
+from training.remote import is_pattern, is_remote, local, shown
 
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -74,7 +74,7 @@ def corpus_files(path: str | Path, suffixes: frozenset[str]) -> list[Path]:
             return files
         raise InputError(
             "no corpus file in this folder",
-            where=str(path),
+            where=shown(path),
             expected="files that end in " + " ".join(sorted(suffix or "(no suffix)" for suffix in suffixes)),
             fix='Name the files with a glob, such as "folder/*.pos"',
         )
