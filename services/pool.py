@@ -114,8 +114,10 @@ class Pool:
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     def _timed(self, work: Callable[[Job], Answer], job: Job, queued: float) -> Answer:
-        job.started = True
         metrics.waiting(self._name, -1)
+        if self._closed:  # its turn came while the threads were being told to end
+            raise self._stopping()
+        job.started = True
         started = time.perf_counter()
         tracing.past_span("queue", tracing.here(), queued, started)
         try:

@@ -107,12 +107,15 @@ def test_work_that_waits_is_never_begun_once_its_caller_has_gone():
     run(main)
 
 
-def test_closing_tells_everybody():
+@pytest.mark.parametrize("slow", [0.0, 0.3])
+def test_closing_tells_everybody(slow):
     async def main():
         pool, started = Pool("test", 1, 5), []
         running = asyncio.create_task(pool.run(partial(until_cancelled, started, "running")))
         waiting = asyncio.create_task(pool.run(partial(until_cancelled, started, "waiting")))
         await settle()
+        shutdown = pool._threads.shutdown
+        pool._threads.shutdown = lambda **how: (time.sleep(slow), shutdown(**how))  # meanwhile the first one ends
         await pool.close()
         outcome = await asyncio.gather(running, waiting, return_exceptions=True)
         assert outcome[0] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from models.errors import ConfigError
+from models.errors import ConfigError, OutputError
 from tests.scans import write_decathlon
 from tests.training.corpora import conllu
 from tests.training.separator.speakers import write_speakers
@@ -117,8 +118,8 @@ def test_decoding_that_was_interrupted_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        with pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space"):
             recordings.read(recordings.recordings[0][0], 0.0, 0.5)
     assert not decoded(tmp_path / "cache")
     assert len(recordings.read(recordings.recordings[0][0], 0.0, 0.5)) == 4000
