@@ -93,9 +93,8 @@ class Augmentation:
     def _moved(self, image: Tensor, labels: Tensor, generator: torch.Generator, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Mirrored, turned, scaled and bent."""
         chances = torch.rand(5, generator=generator).tolist()
-        mirrored = [axis for axis, chance in zip("zyx", chances, strict=False) if axis in self.flips and chance < 0.5]
-        axes = ["zyx".index(axis) for axis in mirrored]
-        image, labels = image.flip(axes), labels.flip(axes)
+        mirrored = [axis for axis, name in enumerate("zyx") if name in self.flips and chances[axis] < 0.5]
+        image, labels = image.flip(mirrored), labels.flip(mirrored)
         affine, deformation = chances[3] < self.affine, chances[4] < self.deformation
         if not affine and not deformation:
             return image, labels
