@@ -34,7 +34,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--task", choices=list(TASKS), action="append")
-    parser.add_argument("--repeat", type=int, default=4, help="how often each recording and text is repeated within its file")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=4,
+        help="how often each recording and text is repeated within its file, and each volume given",
+    )
     parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -69,7 +74,7 @@ def compare(task: str, given: argparse.Namespace) -> None:
 
 
 def lengthened(task: str, source: Path, target: Path, repeat: int) -> Path:
-    """The good files of a corpus, recordings and texts made longer."""
+    """The good files of a corpus, recordings and texts made longer, of volumes several copies."""
     import soundfile
 
     for path in sorted(source.rglob("*.*")):
@@ -83,7 +88,8 @@ def lengthened(task: str, source: Path, target: Path, repeat: int) -> Path:
         elif task == "tag":
             place.write_text(path.read_text("utf-8") * repeat, "utf-8")
         else:
-            shutil.copy(path, place)
+            for number in range(repeat):
+                shutil.copy(path, place.with_name(f"{number}-{place.name}"))
     return target
 
 

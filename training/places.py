@@ -103,17 +103,37 @@ class PlacedData(lightning.LightningDataModule):
     _place: dict[str, int] | None = None
 
     def placed(self, loader: Loader) -> Loader:
-        """The training batches; they go on where a checkpoint says, if there is one."""
+        """The training batches; they go on where a checkpoint says, if there is one.
+
+        Raises:
+            ConfigError: it is from the middle of an epoch whose batches were dealt out to another number of processes.
+        """
         self._placed = loader
         if self._place is not None:
+            self._refuse_other_processes(self._place)
             loader.load_state_dict(self._place)
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._placed is None else self._placed.state_dict()
+        if self._placed is None:
+            return {}
+        return self._placed.state_dict() | {"of": len(self._placed), "processes": self._processes()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._place = state_dict if "batches" in state_dict else None
+
+    def _refuse_other_processes(self, place: dict[str, int]) -> None:
+        had, have = place.get("processes"), self._processes()  # older checkpoints do not tell
+        if had not in (None, have) and place["batches"] < place["of"]:
+            raise ConfigError(
+                "the checkpoint is from the middle of an epoch of another number of processes",
+                where="--ckpt_path",
+                expected=f"{had} (trainer.devices times trainer.num_nodes), or a checkpoint from the end of an epoch",
+                got=f"{have}, in epoch {place['epoch']} after {place['batches']} of {place['of']} batches",
+            )
+
+    def _processes(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
 
 
 def _stay(worker: int) -> None:

@@ -100,8 +100,9 @@ def parent(address: str | Path) -> str:
 
 
 def shown(address: object) -> str:
-    """An address, or a message with one, without the passwords in it."""
-    return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", str(address))
+    """An address, or a message with one, without the passwords in it, nor what its query gives: that may be a signature."""
+    text = re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", str(address))
+    return re.sub(r"(://[^?\s]*\?)(\S+)", lambda found: found[1] + re.sub(r"=[^&\s:]+", "=***", found[2]), text)
 
 
 def local(address: str | Path, *, only: Iterable[str] | None = None, without: Sequence[str] = ()) -> Path:

@@ -22,6 +22,7 @@ from services.batch.sources import Item
 from services.batch.storage import Storage, StorageError
 
 _ROWS_A_BLOCK = 8
+_CALLS = 2  # of an actor at a time, in threads: its process finds items of the next block waiting when those of one end
 _COLUMNS = ("address", "output", "size", "tag", "folder")
 
 
@@ -47,7 +48,7 @@ class _Actor:
     def __init__(self, assignment: Assignment, processors: int, fail_fast: bool) -> None:
         self._assignment, self._fail_fast, self._ended = assignment, fail_fast, False
         self._ledger = Ledger(Storage.at(assignment.out, assignment.patience))
-        self._processes = Processes(assignment, Shares(1, processors))
+        self._processes = Processes(assignment, Shares(1, processors), runs=_CALLS)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Rows: their records, in any order. What ends the run is last, pickled: raised here, it would be an error of Ray's."""
@@ -90,6 +91,7 @@ def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster, 
     if started:
         _connect(ray, cluster)
     try:
+        calls = 1 if fail_fast else _CALLS  # nothing else is at work then that would have to be told of a failure
         now = max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.processors)
         most = cluster.actors or now
         blocks = max(min(len(items), 4 * most), len(items) // _ROWS_A_BLOCK)
@@ -98,7 +100,13 @@ def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster, 
             _Actor,
             fn_constructor_args=(assignment, cluster.processors, fail_fast),
             batch_size=None,  # all rows of a block
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(most, now)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=most,
+                initial_size=min(most, now),
+                max_concurrent_calls_per_actor=calls,
+                enable_true_multi_threading=True,
+            ),
             num_cpus=cluster.processors,
         )
         for row in done.iter_rows():

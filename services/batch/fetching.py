@@ -40,7 +40,8 @@ def fetched(item: Item, patience: float, stdin: Path | None = None) -> Iterator[
     if "://" not in item.address:
         path = stdin if stdin is not None and item.address == STDIN else Path(item.address)
         if not path.exists():
-            raise UnreachableError("the input is gone", where=item.address)
+            fix = "Check its spelling; where it is still to come, start the run again."
+            raise UnreachableError("the input is not there", where=item.address, fix=fix)
         if not os.access(path, os.R_OK):
             raise UnreachableError("the input may not be read", where=item.address, fix="See to its permissions.")
         yield path

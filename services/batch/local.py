@@ -44,22 +44,27 @@ class Shares:
         return Shares(count, max(1, cores // count))
 
 
+_AtWork = dict[Future[Record], tuple[Item, int]]  # items that are with the pool, and their places among the parts
+
+
 class Processes:
     """A pool of processes for an assignment.
 
     Args:
         assignment: what is done with each item.
         shares: how many there are, and their threads.
+        runs: that may be under way at a time, each in a thread of its own.
     """
 
-    def __init__(self, assignment: Assignment, shares: Shares) -> None:
+    def __init__(self, assignment: Assignment, shares: Shares, runs: int = 1) -> None:
         from pebble import ProcessPool
 
         context = multiprocessing.get_context("spawn")
         self._assignment = assignment
-        self._places = 2 * shares.processes  # items that are with the pool at a time: each process finds its next one waiting
-        self._parts: Any = context.Array("d", self._places, lock=False)
-        self._at_work: dict[Future[Record], tuple[Item, int]] = {}
+        many = 2 * shares.processes  # items of a run that are with the pool: each process finds its next one waiting
+        self._places = [list(range(run * many, (run + 1) * many)) for run in range(runs)]
+        self._parts: Any = context.Array("d", runs * many, lock=False)
+        self._runs: dict[int, _AtWork] = {}  # by their first place
         given = (assignment, shares.threads, self._parts)
         self._pool = ProcessPool(shares.processes, initializer=_begin, initargs=given, context=context)
 
@@ -81,16 +86,18 @@ class Processes:
         Raises:
             StorageError, BundleError: the run cannot go on.
         """
+        places = self._places.pop()
+        at_work = self._runs[places[0]] = {}
         try:
-            yield from self._records(items)
+            yield from self._records(items, at_work, list(places))
         finally:
-            for future in self._at_work:
+            for future in at_work:
                 future.cancel()
-            self._at_work.clear()
+            del self._runs[places[0]]
+            self._places.append(places)
 
-    def _records(self, items: Iterable[Item]) -> Iterator[Record | None]:
-        waiting, free = iter(items), list(range(self._places))
-        at_work = self._at_work
+    def _records(self, items: Iterable[Item], at_work: _AtWork, free: list[int]) -> Iterator[Record | None]:
+        waiting = iter(items)
         while True:
             while free and (item := next(waiting, None)) is not None:
                 place = free.pop()
@@ -107,7 +114,7 @@ class Processes:
 
     def under_way(self) -> float:
         """Bytes of items that are done in part, added up."""
-        return float(sum(self._parts[place] * item.size for item, place in self._at_work.values()))
+        return float(sum(self._parts[place] * item.size for run in self._runs.values() for item, place in run.values()))
 
     def _outcome(self, future: Future[Record], item: Item) -> Record:
         from pebble import ProcessExpired

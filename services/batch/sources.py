@@ -46,18 +46,21 @@ class Item:
     folder: bool = False
 
 
-def find_items(inputs: Iterable[str], suffixes: Sequence[str], whole: Folders | None = None) -> list[Item]:
+def find_items(
+    inputs: Iterable[str], suffixes: Sequence[str], whole: Folders | None = None, *, absent: bool = False
+) -> list[Item]:
     """Expand folders and globs, in sorted order; each file once.
 
     Args:
         inputs: files, folders, globs, fsspec addresses, or - for stdin.
         suffixes: what is taken from a folder, lower case; the longer of two that fit is the ending of a name.
         whole: says which folders are one input, as a DICOM series is.
+        absent: a file that is not there is an item too, which fails by itself.
 
     Raises:
         InputError: there is no such input, or it cannot be read.
     """
-    items = [item for given in inputs for item in _chained(without_cache(given), tuple(suffixes), whole)]
+    items = [item for given in inputs for item in _chained(without_cache(given), tuple(suffixes), whole, absent)]
     return list({item.address: item for item in items}.values())
 
 
@@ -65,9 +68,10 @@ def read_manifest(address: str, suffixes: Sequence[str], whole: Folders | None =
     """The items of a manifest: a CSV, JSONL or Parquet file with the column ``input`` and, if names are given, ``output``.
 
     Inputs are addresses, or paths from the manifest's own folder; outputs are names below the output folder, without an ending.
+    A file that is not there is an item like others, and fails by itself.
 
     Raises:
-        InputError: the manifest, or one of its inputs, cannot be read.
+        InputError: the manifest cannot be read, or there is nothing in a folder or for a glob that it names.
         DataFormatError: a row lacks its input; names file and row.
     """
     home = address.rpartition("/")[0]
@@ -78,7 +82,7 @@ def read_manifest(address: str, suffixes: Sequence[str], whole: Folders | None =
             expected = "a text in the column input, and in output if there is one"
             raise DataFormatError("not a row of a manifest", where=f"{address}:{number}", expected=expected, got=dict(row))
         absolute = "://" in given or Path(given).is_absolute() or not home
-        found = find_items([given if absolute else f"{home}/{given}"], suffixes, whole)
+        found = find_items([given if absolute else f"{home}/{given}"], suffixes, whole, absent=True)
         if name and len(found) > 1:
             where = f"{address}:{number}"
             raise DataFormatError("one name for several files", where=where, expected="an input that is one file", got=given)
@@ -160,13 +164,13 @@ def current_tag(item: Item) -> str:
     return _tag(filesystem.info(path))
 
 
-def _chained(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Iterator[Item]:
+def _chained(given: str, suffixes: tuple[str, ...], whole: Folders | None, absent: bool) -> Iterator[Item]:
     """Items, at addresses that still say in which archive they are."""
     chain = given.removeprefix(without_chain(given))
-    yield from (replace(item, address=item.address + chain) for item in _expand(given, suffixes, whole))
+    yield from (replace(item, address=item.address + chain) for item in _expand(given, suffixes, whole, absent))
 
 
-def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Iterator[Item]:
+def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None, absent: bool) -> Iterator[Item]:
     if given == STDIN:
         yield Item(STDIN, "stdin")
         return
@@ -185,6 +189,9 @@ def _expand(given: str, suffixes: tuple[str, ...], whole: Folders | None) -> Ite
         raise InputError("cannot be read", where=given, got=problem, fix=fix) from problem
     except Exception as problem:  # file systems raise whatever the libraries behind them do
         raise InputError("cannot be read", where=given, got=f"{type(problem).__name__}: {problem}") from problem
+    if absent and search is _nothing:
+        yield Item(_address(filesystem, path), _without_ending(path.rpartition("/")[2], suffixes))
+        return
     if not files and not grouped:
         expected = f"a file, a folder with {', '.join(suffixes[:-1])} or {suffixes[-1]} files, a glob that matches, or -"
         raise InputError("no such input", where=given, expected=expected, fix="Check the spelling.")

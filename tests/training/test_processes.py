@@ -12,7 +12,7 @@ import yaml
 
 from models.errors import ConfigError
 from tests.training.corpora import slash
-from tests.training.runs import ended, interrupted, start, with_callback, write_run
+from tests.training.runs import ended, fit, interrupted, start, with_callback, write_run
 from training.cli import main
 from training.processes import own_share
 from training.tagger.batches import IGNORED, BatchSampler
@@ -126,9 +126,20 @@ def test_what_is_judged_is_shared_without_a_rest_and_without_doubles():
         own_share(2, "volumes", SimpleNamespace(global_rank=0, world_size=3))
 
 
-def test_two_processes_of_which_one_is_told_to_go_leave_together(tmp_path):
+def test_two_processes_of_which_one_is_told_to_go_leave_together(tmp_path, monkeypatch):
     path = write_run("tagger", tmp_path)
     two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     said = interrupted(path, *two, number=signal.SIGTERM, epoch=1, batch=0, code=143)
     assert "Ended by SIGTERM after step 4" in said
     assert torch.load(tmp_path / "runs/x/last.ckpt", weights_only=True)["global_step"] == 4
+    monkeypatch.chdir(tmp_path)
+    main(["validate", "--config", str(path), "--ckpt_path", "runs/x/last.ckpt"])  # which needs no place
+    with pytest.raises(ConfigError, match=r"another number of processes.*expected 2.*got 1, in epoch 1 after 1 of 3 batches"):
+        main(["fit", "--config", str(path), "--ckpt_path", "last"])
+
+
+def test_one_process_goes_on_from_the_end_of_an_epoch_of_two(tmp_path, monkeypatch):
+    path = write_run("tagger", tmp_path, max_epochs=1)
+    ended(start(tmp_path, "fit", "--config", str(path), "--trainer.strategy", "ddp", "--trainer.devices", "2"))
+    monkeypatch.chdir(tmp_path)
+    assert fit(path, "--ckpt_path", "last", "--trainer.max_epochs", "2")["epoch"] == 1

@@ -407,6 +407,10 @@ def test_passwords_are_not_told(capsys):
         shown("zip://a::ftp://user:secret@host/a.zip and s3://b/c:d/e@f")
         == "zip://a::ftp://user:***@host/a.zip and s3://b/c:d/e@f"
     )
+    assert (
+        shown("zip://a::https://h/a.zip?X-Amz-Signature=0a%2F=&part=2: ended? a=b")
+        == "zip://a::https://h/a.zip?X-Amz-Signature=***&part=***: ended? a=b"
+    )
     address = "memory://user:secret@host/d"
     put({"l.csv": b"source_1,source_2\n,b.wav\n", "c.csv": b"image,label\n", "x": b"1"}, address)
     local(address)

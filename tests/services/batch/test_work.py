@@ -97,6 +97,18 @@ def test_a_link_that_leads_nowhere_is_a_failure_of_its_own(folder, work_through)
         assert str(folder / "in" / "b.txt") in records[1].error["message"]
 
 
+def test_a_file_of_a_manifest_that_is_not_there_fails_alone_until_it_comes(folder, work_through):
+    manifest = folder / "list.csv"
+    manifest.write_text("input,output\nin/a.txt,\nin/late.txt,x/late\nin/deep/late.txt,\n", "utf-8")
+    records = work_through("tag", [], folder / "out", Copies(), manifests=[str(manifest)])
+    assert statuses(records) == ["done", "input_unreachable", "input_unreachable"]
+    assert [record.output for record in records] == ["a", "x/late", "late"]
+    assert f"{folder}/in/late.txt: the input is not there" in records[1].error["message"]
+    for late in (folder / "in" / "late.txt", folder / "in" / "deep" / "late.txt"):
+        late.write_text("came")
+    assert statuses(work_through("tag", [], folder / "out", Copies(), manifests=[str(manifest)])) == ["done"] * 3
+
+
 def test_an_input_that_goes_away_is_named(folder, work_through):
     def goes(source, item):
         if item.output == "a":
@@ -104,7 +116,7 @@ def test_an_input_that_goes_away_is_named(folder, work_through):
 
     records = work_through("tag", [folder / "in"], folder / "out", Copies(goes))
     assert statuses(records) == ["done", "input_unreachable", "done"]
-    assert "b.txt: the input is gone" in records[1].error["message"]
+    assert "b.txt: the input is not there" in records[1].error["message"]
 
 
 @pytest.mark.parametrize(
