@@ -91,7 +91,7 @@ def run_on_ray(assignment: Assignment, items: Sequence[Item], cluster: Cluster, 
     if started:
         _connect(ray, cluster)
     try:
-        calls = 1 if fail_fast else _CALLS  # nothing else is at work then that would have to be told of a failure
+        calls = 1 if fail_fast else _CALLS  # a second one would go on after the first one's failure
         now = max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.processors)
         most = cluster.actors or now
         blocks = max(min(len(items), 4 * most), len(items) // _ROWS_A_BLOCK)
