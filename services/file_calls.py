@@ -20,7 +20,7 @@ from services.pool import Job, Pool
 from services.settings import Settings
 from services.tasks import Tasks
 from services.uploads import Upload, parameters, receive
-from services.workspace import Made, Workspace, Workspaces
+from services.workspace import Made, Workspace, Workspaces, disk_errors
 
 _LONGEST_NAME = 80
 
@@ -98,7 +98,8 @@ def _and_unlink(work: Callable[[Job], Made], upload: Path, job: Job) -> Made:
     """Room on the disk is freed as soon as the answer is made."""
     made = work(job)
     upload.unlink(missing_ok=True)
-    return made
+    with disk_errors():
+        return made.read()
 
 
 def display_stem(given: str, endings: tuple[str, ...] = ()) -> str:

@@ -13,7 +13,7 @@ import pytest
 import serving
 
 from models.errors import UnavailableError
-from services.workspace import FileAnswer, Workspaces, remove_orphans
+from services.workspace import FileAnswer, Made, Workspaces, remove_orphans
 
 
 @pytest.fixture
@@ -150,3 +150,29 @@ def test_a_result_that_is_kept_can_be_fetched_twice(workspaces):
         assert sent[0]["status"] == 200
     workspace.remove()
     assert gone(workspace.path)
+
+
+def test_a_small_answer_is_read_by_who_made_it(workspaces):
+    workspace = workspaces.new()
+    path = workspace.path / "labels.nii.gz"
+    path.write_bytes(b"labels")
+    made = Made(path, "标签.nii.gz", "application/gzip", {"X-Volume-Notes": "[]"})
+    from_disk = send(made.answer(workspace, last=False))
+    read = made.read()
+    path.unlink()
+    sent = send(read.answer(workspace, last=True))
+    assert gone(workspace.path)
+    assert [message.get("body", b"") for message in sent] == [b"", b"labels"]
+    theirs, ours = (dict(part[0]["headers"]) for part in (from_disk, sent))
+    assert ours == {name: value for name, value in theirs.items() if name not in (b"etag", b"last-modified")}
+    assert read.as_dict(path.parent) == made.as_dict(path.parent)  # a task's record names the file
+
+
+def test_a_large_answer_is_sent_from_disk_in_pieces(workspaces):
+    workspace = workspaces.new()
+    path = workspace.path / "voices.wav"
+    path.write_bytes(bytes(FileAnswer.chunk_size + 1))
+    made = Made(path, "voices.wav", "audio/wav").read()
+    assert made.content is None
+    sent = send(made.answer(workspace, last=True))
+    assert [len(message.get("body", b"")) for message in sent] == [0, FileAnswer.chunk_size, 1]
