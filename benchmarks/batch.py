@@ -12,6 +12,7 @@ time and a new one comes. In the end every output and manifest has to be what th
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import shutil
@@ -63,19 +64,22 @@ def undisturbed(task: str, given: argparse.Namespace) -> float:
 
 def disturbed(engine: str, given: argparse.Namespace, seconds: dict[str, float]) -> Iterator[str]:
     """What differs in the end, a line each."""
-    chance = random.Random(given.seed)
+    chance, killed = random.Random(given.seed), 0
     with cluster() if engine == "ray" else nothing() as nodes:
         more = ["--engine", "ray", "--address", nodes.address] if nodes else []
         for number in range(given.kills):
             task = list(TASKS)[number % len(TASKS)]
             start_up = 12.0 if nodes else 2.0
-            after = start_up + chance.uniform(0, 0.4) * seconds[task]
+            share = min(0.3, 1 / math.ceil(given.kills / len(TASKS)))  # so that a task's last kill still finds work
+            after = start_up + chance.uniform(0, share) * seconds[task]
             early = run_and_kill(command(task, given, engine, *more), after)
+            killed += early
             lost = nodes.lose_one() if nodes and number % 2 else ""
             print(f"{engine}: {task} {'killed' if early else 'ended before'} after {after:.1f} s{lost}", flush=True)
         for task in TASKS:
             said = subprocess.run(command(task, given, engine, *more), cwd=ROOT, capture_output=True, text=True)
             print(f"{engine}: {task} ended with {said.returncode}\n{''.join(said.stderr.splitlines(True)[-6:])}", flush=True)
+    print(f"{engine}: {killed} of {given.kills} kills came before the end")
     for task in TASKS:
         first, second = (tree(given.out / which / task) for which in ("undisturbed", engine))
         differ = [name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name)]

@@ -10,6 +10,7 @@ import copy
 import importlib
 import inspect
 import json
+import logging
 import math
 import tempfile
 import warnings
@@ -32,6 +33,8 @@ from models.errors import ConfigError
 from models.runtime import Precision, Runtime, capabilities
 
 LEAST_HALVED = 4096  # numbers of a tensor that is worth it
+# torch warns of each operator of torchvision, which no network here has and Convoy does not install.
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 MACHINE_FIGURES = ("words_per_second", "real_time_factor", "seconds_per_volume")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -195,3 +196,17 @@ def test_no_line_of_code_by_its_path_is_exported(tmp_path):
     export_module.strip(path)
     assert b".py" not in path.read_bytes()
     assert np.array_equal(Runtime(path).run({"x": graph.inputs["x"].numpy()})["y"], before)
+
+
+def test_torch_does_not_speak_of_torchvision(tmp_path):
+    """It would warn of four operators that no network has."""
+    said: list[logging.LogRecord] = []
+    listener, exporter = logging.Handler(), logging.getLogger("torch.onnx._internal.exporter")
+    listener.emit = said.append
+    exporter.addHandler(listener)
+    try:
+        graph = export_module.Graph(torch.nn.Linear(2, 2), {"x": torch.randn(1, 2)}, ["y"], {})
+        export_module.write_onnx(graph, tmp_path / "network.onnx")
+    finally:
+        exporter.removeHandler(listener)
+    assert not [record.getMessage() for record in said if record.levelno >= logging.WARNING]
