@@ -69,7 +69,7 @@ def disturbed(engine: str, given: argparse.Namespace, seconds: dict[str, float])
         more = ["--engine", "ray", "--address", nodes.address] if nodes else []
         for number in range(given.kills):
             task = list(TASKS)[number % len(TASKS)]
-            start_up = 12.0 if nodes else 2.0
+            start_up = 8.0 if nodes else 2.0
             share = min(0.3, 1 / math.ceil(given.kills / len(TASKS)))  # so that a task's last kill still finds work
             after = start_up + chance.uniform(0, share) * seconds[task]
             early = run_and_kill(command(task, given, engine, *more), after)
