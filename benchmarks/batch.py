@@ -141,9 +141,9 @@ class Nodes:
         subprocess.run([RAY, "stop", "--force"], capture_output=True)
 
     def _join(self) -> psutil.Process:
-        before = {process.pid for process in psutil.process_iter() if process.name() == "raylet"}
+        before = {raylet.pid for raylet in raylets()}
         self._ray("start", "--address", self.address)
-        [raylet] = [each for each in psutil.process_iter() if each.name() == "raylet" and each.pid not in before]
+        [raylet] = [raylet for raylet in raylets() if raylet.pid not in before]
         return raylet
 
     def _ray(self, *arguments: str) -> None:
@@ -151,6 +151,11 @@ class Nodes:
         done = subprocess.run(program, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
         if done.returncode:
             sys.exit(done.stdout + done.stderr)
+
+
+def raylets() -> list[psutil.Process]:
+    """What runs now: others end while one looks, and `process_iter` leaves those out only where it is told what to ask for."""
+    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
 
 
 @contextmanager
