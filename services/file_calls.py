@@ -95,11 +95,13 @@ class FileCalls(ABC):
 
 
 def _and_unlink(work: Callable[[Job], Made], upload: Path, job: Job) -> Made:
-    """Room on the disk is freed as soon as the answer is made."""
+    """Room on the disk is freed as soon as the answer is made; where that is small, all of it goes in a moment."""
     made = work(job)
-    upload.unlink(missing_ok=True)
     with disk_errors():
-        return made.read()
+        made = made.read()
+    if made.content is None:
+        upload.unlink(missing_ok=True)
+    return made
 
 
 def display_stem(given: str, endings: tuple[str, ...] = ()) -> str:

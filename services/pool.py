@@ -96,15 +96,20 @@ class Pool:
         self._jobs.add(job)
         metrics.waiting(self._name, +1)
         future = self._threads.submit(contextvars.copy_context().run, self._timed, work, job, time.perf_counter())
-        future.add_done_callback(lambda done: self._forget_soon(loop, job, never_began=done.cancelled()))
         try:
-            return await asyncio.wrap_future(future)
+            answer = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             job.cancel()
+            future.add_done_callback(lambda done: self._forget_soon(loop, job, never_began=done.cancelled()))
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):  # it was the pool that ended it
                 raise self._stopping() from None
             raise
+        except BaseException:
+            self._jobs.discard(job)
+            raise
+        self._jobs.discard(job)
+        return answer
 
     async def close(self) -> None:
         """Turn away new work, cancel what is here, and wait for the threads."""

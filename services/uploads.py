@@ -26,7 +26,8 @@ from services.http import SlowClientError
 from services.json_body import Model, WrongKindError, check_coding, checked
 from services.workspace import disk_errors
 
-_PIECE = 1024 * 1024  # bytes gathered before a thread parses and writes them
+_PIECE = 1024 * 1024  # bytes gathered before they are parsed and written, by a thread if they are not few
+_SMALL = 128 * 1024  # bytes that take no longer than a thread takes to wake, whatever they are: below half a millisecond
 _MOST_PARTS, _LONGEST_TEXT = 16, 1024
 
 
@@ -112,7 +113,10 @@ async def receive(request: Request, name: str, kinds: tuple[str, ...], path: Pat
     with disk_errors(), path.open("wb") as file:
         reader = _reader(kind.decode("latin-1"), options, name, kinds, upload, file)
         async for piece in _pieces(request, patience):
-            await _finished_even_if_cancelled(reader.feed, piece)
+            if len(piece) <= _SMALL:
+                reader.feed(piece)
+            else:
+                await _finished_even_if_cancelled(reader.feed, piece)
         reader.finish()
     if not path.stat().st_size:
         raise FileExpectedError("the file is empty", where=name, expected="a file", got="0 bytes")

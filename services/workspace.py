@@ -215,6 +215,7 @@ class FileAnswer(FileResponse):
         self._workspace, self._last, self._content = workspace, last, content
         if content is not None:
             self.headers["content-length"] = str(len(content))
+            del self.headers["accept-ranges"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
