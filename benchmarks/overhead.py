@@ -139,7 +139,8 @@ def client(url: str, folder: Path) -> dict[str, Work]:
 
     def file(path: str, field: str, name: Path) -> float:
         body, kind = form(field, name)
-        connections[0].close()  # it may have waited for longer than the server does; opening it anew is HTTP's cost too
+        connections[0].close()  # it may have waited for longer than the server does
+        connections[0].connect()
         return timed(lambda: post(connections[0], path, body, kind))
 
     def shared() -> float:

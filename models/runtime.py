@@ -40,6 +40,18 @@ def threads(root: Path = CGROUP) -> int:
     return max(1, min(limits))
 
 
+_alone: list[bool] = []
+
+
+def one_thread_a_run() -> None:
+    """From now on each run of a network in this process is done by one thread, and other threads by other runs beside it.
+
+    Sums over several threads round otherwise than those of one: by some 1e-4 of a network's scores, which is enough to flip a
+    voxel. With this, what a network gives does not depend on the number of processors.
+    """
+    _alone[:] = [True]
+
+
 def _quota(root: Path) -> int | None:
     """Whole processors that the cgroup grants, rounded up; None without a limit."""
     try:
@@ -95,7 +107,7 @@ class Runtime:
         differences: precision → largest difference from the torch network that the export measured.
         precision: force one; None takes CONVOY_PRECISION, or else chooses.
         count: threads; None takes what the cgroup allows.
-        parallel: many small runs at the same time, one thread each, instead of all threads on one run.
+        parallel: many small runs at the same time, one thread each, instead of all threads on one run; see `one_thread_a_run`.
         tolerance: of the outputs, up to which bf16 is taken.
     """
 
@@ -111,7 +123,7 @@ class Runtime:
         self.path = path
         self.precision = precision or forced() or choose_precision(capabilities(), differences or {}, tolerance)
         self.threads = count or threads()
-        self.streams = self.threads if parallel else 1
+        self.streams = self.threads if parallel or _alone else 1
         self._compiled: dict[Key | None, openvino.CompiledModel] = {}
         self._compiling = threading.Lock()
         self._local = threading.local()

@@ -19,6 +19,7 @@ from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import Any
 
+from models.runtime import one_thread_a_run
 from models.runtime import threads as usable
 from services.batch.records import Assignment, Ledger, Record, WorkerDiedError
 from services.batch.sources import Item
@@ -151,6 +152,7 @@ def _begin(assignment: Assignment, threads: int, parts: Any) -> None:
     _take_seat(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the run, which stops its processes
     os.environ["CONVOY_THREADS"] = str(threads)
+    one_thread_a_run()  # or an item done when few are left would have other bytes than among many
     _Here.assignment, _Here.parts = assignment, parts
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from models import runtime
 from models.errors import BundleError, ConfigError
-from models.runtime import Runtime, choose_precision, threads
+from models.runtime import Runtime, choose_precision, one_thread_a_run, threads
 from training.export import Graph, compare, write_onnx
 
 # ── threads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -175,6 +176,17 @@ def test_several_threads_get_their_own_answers(network, onnx):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
+
+
+def test_with_one_thread_a_run_the_processors_do_not_matter(monkeypatch):
+    """Sums of several threads round otherwise: those of this network's norms do, once there are two."""
+    monkeypatch.setattr("models.runtime._alone", [])
+    path = Path(__file__).parents[2] / "pretrained" / "segmenter-hippocampus" / "network.onnx"
+    volume = np.random.default_rng(0).standard_normal((1, 1, 40, 56, 40)).astype(np.float32)
+    one_thread_a_run()
+    one, two = (Runtime(path, precision="f32", count=count) for count in (1, 2))
+    assert two.streams == 2
+    np.testing.assert_array_equal(one.run({"volume": volume})["scores"], two.run({"volume": volume})["scores"])
 
 
 def test_the_first_call_is_as_fast_as_the_others(onnx):

@@ -13,7 +13,7 @@ import pytest
 
 from services.batch import local
 from services.batch.local import Shares
-from tests.services.batch.corpus import Started, command, done_records, run, write_corpus
+from tests.services.batch.corpus import ROOT, Started, command, done_records, run, write_corpus
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,19 @@ def test_in_a_container_processes_wander(monkeypatch):
     monkeypatch.setattr("services.batch.local.usable", lambda: 1)
     local._take_seat(1)
     assert local._Here.seat == ()
+
+
+@pytest.mark.timeout(120)
+def test_the_bytes_do_not_depend_on_the_processors(tmp_path):
+    """An item that is done when few are left gets several threads, whose sums round otherwise than one's."""
+    bundle, sample = ROOT / "pretrained" / "separator-2speakers", ROOT / "services" / "page" / "samples" / "two-speakers.flac"
+    made = []
+    for threads in ("1", "2"):
+        out = tmp_path / threads
+        code, said = Started(command("separate", [str(sample)], str(out), [bundle]), {"CONVOY_THREADS": threads}).finish()
+        assert code == 0, said
+        made.append((out / "two-speakers.wav").read_bytes())
+    assert made[0] == made[1]
 
 
 @pytest.mark.timeout(120)
