@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from models.errors import BundleError, ConfigError
 from services.settings import Settings, bundle_folders, default_jobs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_settings_come_from_the_environment_and_bad_ones_are_named():
@@ -21,6 +26,16 @@ def test_settings_come_from_the_environment_and_bad_ones_are_named():
             Settings.from_environment({"CONVOY_MAX_TEXTS": value})
     with pytest.raises(ConfigError, match="CONVOY_TIMEOUT_SECONDS"):
         Settings.from_environment({"CONVOY_TIMEOUT_SECONDS": "nan"})
+
+
+@pytest.mark.parametrize("page", ["serving.md", "serving.zh.md"])
+def test_the_documentation_names_every_setting_and_its_default(page):
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    told = dict(re.findall(r"^\| `CONVOY_([A-Z_]+)` \| ([^|]+) \|", text, re.MULTILINE))
+    known = {field.name.upper(): field.default for field in fields(Settings)}
+    assert set(told) == {*known, "PRECISION"}  # which is `models.runtime`'s
+    numbers = {name: default for name, default in known.items() if isinstance(default, int | float)}
+    assert {name: float(told[name].replace(",", "")) for name in numbers} == numbers
 
 
 def test_work_may_stand_back_not_at_all_or_as_far_as_the_system_knows():
