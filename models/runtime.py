@@ -40,7 +40,7 @@ def threads(root: Path = CGROUP) -> int:
     return max(1, min(limits))
 
 
-_alone: list[bool] = []
+_one_thread = threading.Event()  # set: each run of a network takes one
 
 
 def one_thread_a_run() -> None:
@@ -49,7 +49,7 @@ def one_thread_a_run() -> None:
     Sums over several threads round otherwise than those of one: by some 1e-4 of a network's scores, which is enough to flip a
     voxel. With this, what a network gives does not depend on the number of processors.
     """
-    _alone[:] = [True]
+    _one_thread.set()
 
 
 def _quota(root: Path) -> int | None:
@@ -123,7 +123,7 @@ class Runtime:
         self.path = path
         self.precision = precision or forced() or choose_precision(capabilities(), differences or {}, tolerance)
         self.threads = count or threads()
-        self.streams = self.threads if parallel or _alone else 1
+        self.streams = self.threads if parallel or _one_thread.is_set() else 1
         self._compiled: dict[Key | None, openvino.CompiledModel] = {}
         self._compiling = threading.Lock()
         self._local = threading.local()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,7 +181,7 @@ def test_several_threads_get_their_own_answers(network, onnx):
 
 def test_with_one_thread_a_run_the_processors_do_not_matter(monkeypatch):
     """Sums of several threads round otherwise: those of this network's norms do, once there are two."""
-    monkeypatch.setattr("models.runtime._alone", [])
+    monkeypatch.setattr(runtime, "_one_thread", threading.Event())
     path = Path(__file__).parents[2] / "pretrained" / "segmenter-hippocampus" / "network.onnx"
     volume = np.random.default_rng(0).standard_normal((1, 1, 40, 56, 40)).astype(np.float32)
     one_thread_a_run()
