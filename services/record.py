@@ -6,8 +6,8 @@ Never its content: names, numbers and sizes.
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -92,7 +92,7 @@ def new_record(scope: MutableMapping[str, Any], route: str | None = "") -> Recor
 
 def new_id() -> str:
     """Of a request that has none of its own."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def _accepted_id(given: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from _bentoml_impl.server.app import ContextMiddleware, ServiceAppFactory
 from _bentoml_sdk import Service
+from _bentoml_sdk.method import APIMethod
 from bentoml.exceptions import BentoMLException
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Endpoint = TypeVar("Endpoint")
 Loaded = TypeVar("Loaded")
+_Answers = Callable[[Any, Request], Awaitable[Response]]
 
 
 class UnknownModelError(UnprocessableError):
@@ -126,17 +128,38 @@ class _AppFactory(ServiceAppFactory):
 
     @property
     def middlewares(self) -> list[Middleware]:
-        return [Middleware(ContextMiddleware, context=self.service.context)]
+        return []
 
     @property
     def routes(self) -> list[BaseRoute]:
+        theirs = [self._in_context(route) for route in super().routes if getattr(route, "name", "") not in self._uploads]
+        uploads = [self._route("POST", call.route, name, call.func) for name, call in self._uploads.items()]
         more = [route for found in extra_routes(self.service.inner) for route in self._routes_of(found)]
-        return [*super().routes, *page_routes(), *more, Route("/models", self.models, methods=["GET"], name="models")]
+        models = Route("/models", self.models, methods=["GET"], name="models")
+        return [*uploads, *theirs, *page_routes(), *more, models]
+
+    @functools.cached_property
+    def _uploads(self) -> dict[str, APIMethod[..., Any]]:
+        """The API methods that read their request themselves: BentoML's way there would only cost time."""
+        return {name: call for name, call in self.service.apis.items() if issubclass(call.input_spec, UploadCall)}
+
+    def _in_context(self, route: BaseRoute) -> BaseRoute:
+        """One of BentoML's routes, with what its API methods need around them."""
+        if isinstance(route, Route):
+            route.app = ContextMiddleware(route.app, self.service.context)
+        return route
+
+    def _route(self, method: str, path: str, name: str, function: _Answers) -> Route:
+        """The instance whose method answers is there only when the application has started."""
+
+        async def answer(request: Request) -> Response:
+            return await _noting(request, lambda: function(self._service_instance, request))
+
+        return Route(path, answer, methods=[method], name=name)
 
     def _routes_of(self, found: ExtraRoute) -> list[BaseRoute]:
-        """The instance whose method answers is there only when the application has started."""
         if found.method != WEBSOCKET:
-            return [Route(found.path, functools.partial(self._call, found.name), methods=[found.method], name=found.name)]
+            return [self._route(found.method, found.path, found.name, getattr(self.service.inner, found.name))]
 
         async def talk(socket: WebSocket) -> None:
             await getattr(self._service_instance, found.name)(socket)
@@ -145,9 +168,6 @@ class _AppFactory(ServiceAppFactory):
             return await _noting(request, lambda: _raise(upgrade_required(found.path)))
 
         return [WebSocketRoute(found.path, talk, name=found.name), Route(found.path, refuse, name=f"{found.name}_http")]
-
-    async def _call(self, name: str, request: Request) -> Response:
-        return await _noting(request, lambda: getattr(self._service_instance, name)(request))
 
     async def metrics(self, request: Request) -> Response:
         await asyncio.to_thread(metrics.prepare_scrape)
@@ -166,9 +186,6 @@ class _AppFactory(ServiceAppFactory):
         return INDEX.answer(request)
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
-        method = self.service.apis[name]
-        if issubclass(method.input_spec, UploadCall):  # the method reads it: BentoML's way there would only cost time
-            return await _noting(request, lambda: getattr(self._service_instance, name).local(request))
         call = super().api_endpoint
         return await _noting(request, lambda: call(name, request))
 

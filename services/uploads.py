@@ -61,8 +61,8 @@ class Upload:
 
     def form(self, model: type[Model]) -> Model:
         """The fields; InputError where one is unknown or wrong, also in the query where the form has another."""
-        checked(model, self.queried)
-        return checked(model, self.fields)
+        queried = checked(model, self.queried)
+        return queried if self.fields == self.queried else checked(model, self.fields)
 
 
 class UploadCall(IODescriptor):
@@ -118,7 +118,8 @@ async def receive(request: Request, name: str, kinds: tuple[str, ...], path: Pat
             else:
                 await _finished_even_if_cancelled(reader.feed, piece)
         reader.finish()
-    if not path.stat().st_size:
+        empty = not file.tell()
+    if empty:
         raise FileExpectedError("the file is empty", where=name, expected="a file", got="0 bytes")
     return upload
 

@@ -7,6 +7,7 @@ behind is found by its free lock, and removed by the next service that starts th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
@@ -111,6 +112,7 @@ class Workspaces:
         self._janitor = Janitor()
         self._root: Path | None = None
         self._lock: FileLock | None = None
+        self._numbers = itertools.count()
         remove_orphans(place)
 
     def new(self) -> Workspace:
@@ -120,15 +122,27 @@ class Workspaces:
             UnavailableError: there is no room or no right to make one.
         """
         with disk_errors():
-            if self._root is None:
-                self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._place))
-                self._lock = FileLock(self._root / _LOCK, thread_local=False)
-                self._lock.acquire(blocking=False)
-            return Workspace(Path(tempfile.mkdtemp(dir=self._root)), self._janitor)
+            try:
+                return Workspace(self._folder(), self._janitor)
+            except FileNotFoundError:  # systems remove from /tmp what nobody has touched for days
+                self._leave_root()
+                return Workspace(self._folder(), self._janitor)
 
     def close(self) -> None:
         """Remove everything."""
         self._janitor.close()
+        self._leave_root()
+
+    def _folder(self) -> Path:
+        if self._root is None:
+            self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._place))
+            self._lock = FileLock(self._root / _LOCK, thread_local=False)
+            self._lock.acquire(blocking=False)
+        path = self._root / str(next(self._numbers))
+        path.mkdir(mode=0o700)
+        return path
+
+    def _leave_root(self) -> None:
         if self._lock is not None:
             self._lock.release()
         if self._root is not None:
@@ -174,9 +188,9 @@ class Made:
 
         For the thread that made it: sending then needs no other, and a small answer is out a millisecond or two sooner.
         """
-        if self.path.stat().st_size > FileAnswer.chunk_size:
-            return self
-        return replace(self, content=self.path.read_bytes())
+        with self.path.open("rb") as file:
+            content = file.read(FileAnswer.chunk_size + 1)
+        return self if len(content) > FileAnswer.chunk_size else replace(self, content=content)
 
     def answer(self, workspace: Workspace, *, last: bool) -> FileAnswer:
         """The file, to be sent; see `FileAnswer`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -80,6 +81,17 @@ def test_a_place_without_room_is_said(tmp_path):
     with pytest.raises(UnavailableError, match="no room"):
         workspaces.new()
     workspaces.close()
+
+
+def test_a_folder_that_was_tidied_away_is_made_again(workspaces):
+    idle = workspaces.new()
+    shutil.rmtree(idle.path.parent)
+    again, more = workspaces.new(), workspaces.new()
+    (again.path / "a").write_text("a")
+    assert again.path.parent == more.path.parent != idle.path.parent
+    for workspace in (idle, again, more):
+        workspace.remove()
+        assert gone(workspace.path)
 
 
 KILLED = """
