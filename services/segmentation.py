@@ -182,7 +182,7 @@ def segment_upload(
         job.progress = done / total
 
     made: dict[str, Path] = {}
-    with workspace.in_use() as folder, disk_errors():
+    with workspace.in_use() as folder, disk_errors(), workspace.scratch() as scratch:
 
         def target(volume: Volume) -> Path | None:
             note(model=segmenter.spec.name, voxels=math.prod(volume.grid.shape))
@@ -208,7 +208,7 @@ def segment_upload(
             flips=form.flips,
             limits=VolumeLimits(settings.max_voxels, settings.max_voxels * 8, held=_HELD),
             name="volume",
-            scratch=folder,
+            scratch=scratch,
             progress=report,
             cancelled=job.cancelled,
             seen=seen,

@@ -14,7 +14,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,11 +47,21 @@ def disk_errors() -> Iterator[None]:
         raise UnavailableError("no room to store the upload or its result", got=got, fix="Try again later.") from problem
 
 
-class Workspace:
-    """A folder that exists until `remove`, and then as long as somebody is still at work in it."""
+def remove_folder(path: Path) -> None:
+    """Now, with all that is in it; whatever cannot be removed stays."""
+    shutil.rmtree(path, ignore_errors=True)
 
-    def __init__(self, path: Path, janitor: Janitor) -> None:
-        self.path, self._janitor = path, janitor
+
+class Workspace:
+    """A folder that exists until `remove`, and then as long as somebody is still at work in it.
+
+    Args:
+        path: the folder.
+        sweep: how folders are removed: `remove_folder`, or for who does not wait for the disk `Janitor.sweep`.
+    """
+
+    def __init__(self, path: Path, sweep: Callable[[Path], None]) -> None:
+        self.path, self._sweep = path, sweep
         self._lock = threading.Lock()
         self._users = 0
         self._unwanted = False
@@ -65,6 +75,15 @@ class Workspace:
             yield self.path
         finally:
             self._leave(users=-1)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder in this one for the duration of the block."""
+        path = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.path))
+        try:
+            yield path
+        finally:
+            self._sweep(path)
 
     @contextlib.contextmanager
     def removed_on_error(self) -> Iterator[Workspace]:
@@ -85,7 +104,7 @@ class Workspace:
             before, self._unwanted = self._unwanted, self._unwanted or unwanted
             last = self._unwanted and self._users == 0 and (users or not before)
         if last:
-            self._janitor.sweep(self.path)
+            self._sweep(self.path)
 
 
 class Janitor:
@@ -96,9 +115,9 @@ class Janitor:
 
     def sweep(self, path: Path) -> None:
         try:
-            self._thread.submit(shutil.rmtree, path, ignore_errors=True)
+            self._thread.submit(remove_folder, path)
         except RuntimeError:  # closed
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -123,10 +142,10 @@ class Workspaces:
         """
         with disk_errors():
             try:
-                return Workspace(self._folder(), self._janitor)
+                return Workspace(self._folder(), self._janitor.sweep)
             except FileNotFoundError:  # systems remove from /tmp what nobody has touched for days
                 self._leave_root()
-                return Workspace(self._folder(), self._janitor)
+                return Workspace(self._folder(), self._janitor.sweep)
 
     def close(self) -> None:
         """Remove everything."""
@@ -146,7 +165,7 @@ class Workspaces:
         if self._lock is not None:
             self._lock.release()
         if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+            remove_folder(self._root)
         self._root = self._lock = None
 
 
@@ -156,7 +175,7 @@ def remove_orphans(place: Path) -> None:
         with contextlib.suppress(OSError, Timeout):
             if _ours_and_old(folder) and (folder / _LOCK).is_file():
                 with FileLock(folder / _LOCK, blocking=False):
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove_folder(folder)
 
 
 def _ours_and_old(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import tempfile
@@ -177,7 +178,7 @@ class Segmenter:
             flips: see ``segment``.
             limits: what is accepted of the source.
             name: what messages call the source.
-            scratch: folder for what lies on disk meanwhile; None takes the system's.
+            scratch: an empty folder for what lies on disk meanwhile, which its owner removes; None makes one, and removes it.
             progress: called with the windows done and the windows there are.
             cancelled: asked before each window whether to stop.
             seen: called with volume and labels while both are still mapped from disk, to draw a preview.
@@ -188,10 +189,10 @@ class Segmenter:
         Raises:
             InputError: see ``segment``.
             ConfigError: the target cannot be written so, or is the source.
-            StoppedError: ``cancelled`` said so. Nothing is left behind.
+            StoppedError: ``cancelled`` said so. No output is left behind.
         """
         source = Path(source)
-        with tempfile.TemporaryDirectory(prefix="convoy-", dir=scratch) as folder:
+        with contextlib.nullcontext(scratch) if scratch else tempfile.TemporaryDirectory(prefix="convoy-") as folder:
             volume = with_spacing(open_volume(source, Path(folder), limits=limits or Limits(), name=name), spacing)
             path = target(volume) if callable(target) else Path(target)
             if path is not None:

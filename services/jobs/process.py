@@ -154,7 +154,7 @@ class Jobs:
 
     def workspace(self, row: Row) -> Workspace:
         """A job's folder, to send a file of."""
-        return Workspace(self.folder(row).path, self._require_runner().janitor)
+        return Workspace(self.folder(row).path, self._require_runner().janitor.sweep)
 
     def kept(self, kind: str) -> int:
         """Jobs that wait, run, or are kept for their result."""

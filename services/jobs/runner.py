@@ -25,7 +25,7 @@ from services.jobs.line import GaveBackError
 from services.pool import Job, lower_priority
 from services.record import Record, at_hand
 from services.uploads import Upload
-from services.workspace import Janitor, Made, Workspace, disk_errors
+from services.workspace import Janitor, Made, Workspace, disk_errors, remove_folder
 
 log = logging.getLogger("convoy.jobs")
 
@@ -163,8 +163,9 @@ class Runner:
         def work() -> Made:
             request_id.set(str(about.get("request", "-")))
             job.started = True
+            workspace = Workspace(place, remove_folder)  # what is left in it when this returns is kept
             with tracing.span(f"job {kind}"):
-                return self._kinds[kind](upload, Workspace(place, self.janitor))(job)
+                return self._kinds[kind](upload, workspace)(job)
 
         future = self._threads.submit(contextvars.copy_context().run, work)
         told = 0.0

@@ -15,7 +15,7 @@ from services.segmentation import Segmentation, SegmentForm, parse_spacing, segm
 from services.service import UnknownModelError
 from services.settings import Settings
 from services.uploads import Upload
-from services.workspace import Workspaces
+from services.workspace import Workspace, Workspaces, remove_folder
 from tests.scans import ball, save
 
 
@@ -58,8 +58,7 @@ def test_a_spacing_is_three_numbers(text):
     ],
 )
 def test_a_call_makes_one_file_beside_its_upload(tmp_path, segmenter, fields, name, kind):
-    workspaces = Workspaces(tmp_path)
-    workspace = workspaces.new()
+    workspace = Workspace(tmp_path, remove_folder)
     source = save(workspace.path / "upload.nii.gz", ball()[0])
     job = Job()
     upload = Upload(source.rename(workspace.path / "upload"), "../x/scan.nii.gz")
@@ -70,7 +69,6 @@ def test_a_call_makes_one_file_beside_its_upload(tmp_path, segmenter, fields, na
         about = json.loads(made.path.read_text())
         assert [each["name"] for each in about["classes"]] == ["background", "middle", "bright"]
         assert sum(each["voxels"] for each in about["classes"]) == ball()[0].size
-    workspaces.close()
 
 
 def test_dicom_is_made_of_dicom_only(tmp_path, segmenter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import serving
 
 from models.errors import UnavailableError
-from services.workspace import FileAnswer, Made, Workspaces, remove_orphans
+from services.workspace import FileAnswer, Made, Workspace, Workspaces, remove_folder, remove_orphans
 
 
 @pytest.fixture
@@ -69,6 +70,23 @@ def test_many_threads_agree_on_who_leaves_last(workspaces):
             thread.join()
         assert not missing
     assert gone(workspace.path)
+
+
+def test_what_is_needed_meanwhile_goes_with_its_block(workspaces):
+    workspace = workspaces.new()
+    with workspace.scratch() as first, workspace.scratch() as second:
+        (first / "voxels").write_text("a")
+        assert first.parent == second.parent == workspace.path
+        assert first != second
+    assert gone(first)
+    assert gone(second)
+    assert workspace.path.exists()
+    at_once = Workspace(workspace.path, remove_folder)
+    with contextlib.suppress(UnavailableError), at_once.scratch() as third:
+        (third / "voxels").write_text("a")
+        raise UnavailableError("the disk is full")
+    assert list(workspace.path.iterdir()) == []
+    workspace.remove()
 
 
 def test_nothing_is_made_before_it_is_needed(tmp_path):

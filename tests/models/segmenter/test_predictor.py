@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from pathlib import Path
 
 import nibabel
@@ -119,6 +120,18 @@ def test_progress_is_told_and_who_cancels_gets_nothing(segmenter, tmp_path):
     with pytest.raises(StoppedError):
         segmenter.segment_file(source, target, cancelled=lambda: True)
     assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz"}
+
+
+def test_a_folder_that_is_given_holds_what_lies_on_disk_meanwhile(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    (scratch := tmp_path / "scratch").mkdir()
+    source, target = save(tmp_path / "scan.nii.gz", ball((20, 20, 20))[0]), tmp_path / "labels.nii.gz"
+    held = []
+    segmenter.segment_file(source, target, scratch=scratch, seen=lambda *_: held.extend(scratch.iterdir()))
+    assert held
+    assert target.exists()
+    with pytest.raises(FileNotFoundError):
+        segmenter.segment_file(source, target)
 
 
 def test_what_cannot_be_segmented_is_said(segmenter, tmp_path):
