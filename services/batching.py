@@ -5,7 +5,9 @@ BentoML has batchable endpoints of its own. They do not fit here: such an endpoi
 goes through as one piece in front of everybody else's single sentence. A `Batcher` instead
 
 - adds no waiting: whenever its worker thread is free it takes what is queued, so an idle service answers at once and a
-  busy one forms larger batches by itself; where more than a batch waits, more threads may work beside it, each on a full one;
+  busy one forms larger batches by itself, but none that takes long, by the speed that was measured; where more than a batch
+  waits, more threads may work beside it, each on a full one;
+- lets nobody wait for a large item: one that is a long batch by itself leaves a thread to the others;
 - answers per item, with a value or an exception: a batch that fails is halved until the guilty items are alone;
 - is fair by cost (after start-time fair queueing, Goyal et al. 1996): a small request overtakes the rest of a large one, and
   nobody starves;
@@ -40,6 +42,8 @@ Answer = TypeVar("Answer")
 Work = Callable[[list[Item]], Sequence[Answer | Exception]]
 
 _LONGEST_RETRY = 60
+_BATCH_SECONDS = 0.1  # that a batch should take at most: who comes meanwhile waits for its end
+_LEAST_BATCH = 0.05  # of `batch_cost`, however slow the work is: together is cheaper
 
 
 class BusyError(UnavailableError):
@@ -70,6 +74,10 @@ class _Request(Generic[Item, Answer]):
             self.done.set_result([self.answers[position] for position in range(len(self.items))])
 
 
+_Batch = list[tuple[_Request[Item, Answer], int]]  # items by their places in their requests
+_Waiting = tuple[float, int, _Request[Item, Answer]]  # start tag, arrival, request
+
+
 class Batcher(Generic[Item, Answer]):
     """Runs `work` on batches collected from all callers.
 
@@ -77,10 +85,10 @@ class Batcher(Generic[Item, Answer]):
         work: gets a list of items in a worker thread and returns as many answers; an answer may be an exception. Exceptions it
             raises are traced to the items that cause them.
         cost: the size of an item, e.g. its characters; at least 1 is counted.
-        batch_cost: items are added to a batch up to this cost; an item above it runs alone.
+        batch_cost: items are added to a batch up to this cost, or what takes a tenth of a second; an item above it runs alone.
         queue_cost: what may wait. A call on an empty queue is always accepted.
         name: of the worker threads, and in messages.
-        at_once: batches that may be worked on at a time, where that many full ones wait.
+        at_once: batches that may be worked on at a time, where that many full ones wait; or a large item and what came after it.
         task: whose queue it is, in the metrics.
     """
 
@@ -98,11 +106,12 @@ class Batcher(Generic[Item, Answer]):
         self._work, self._cost, self._batch_cost, self._queue_cost, self._name = work, cost, batch_cost, queue_cost, name
         self._waiting = partial(metrics.waiting, task)
         self._threads, self._at_once = ThreadPoolExecutor(at_once, thread_name_prefix=name), at_once
-        self._queue: list[tuple[float, int, _Request[Item, Answer]]] = []  # (start tag, arrival, request): a heap
+        self._queue: list[_Waiting[Item, Answer]] = []  # a heap
         self._arrivals = itertools.count()
         self._virtual_time = 0.0  # the start tag of whoever arrives now
         self._queued_cost = 0
         self._cost_per_second = 0.0
+        self._large: _Batch[Item, Answer] = []  # the item at work that is more than a batch
         self._runners: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -121,7 +130,7 @@ class Batcher(Generic[Item, Answer]):
         if not items:
             return []
         request = self._enqueue(items)
-        while len(self._runners) < min(self._at_once, max(1, self._queued_cost // self._batch_cost)):
+        while len(self._runners) < min(self._at_once, max(1 + len(self._large), self._queued_cost // self._budget())):
             self._runners.add(asyncio.get_running_loop().create_task(self._run()))
         try:
             return await request.done
@@ -167,17 +176,26 @@ class Batcher(Generic[Item, Answer]):
             self._waiting(-len(request.waiting))
             request.waiting.clear()
 
-    def _take(self) -> list[tuple[_Request[Item, Answer], int]]:
-        """The next batch: always the item with the smallest start tag; empty when nothing waits."""
-        batch: list[tuple[_Request[Item, Answer], int]] = []
-        spent = 0
+    def _budget(self) -> int:
+        """The cost of a full batch."""
+        takes_long = int(self._cost_per_second * _BATCH_SECONDS) or self._batch_cost
+        return max(1, min(self._batch_cost, max(takes_long, int(self._batch_cost * _LEAST_BATCH))))
+
+    def _take(self) -> _Batch[Item, Answer]:
+        """The next batch: always the item with the smallest start tag; empty when nothing waits that may be worked on."""
+        batch: _Batch[Item, Answer] = []
+        later: list[_Waiting[Item, Answer]] = []  # a large item is at work already
+        spent, budget = 0, self._budget()
         while self._queue:
             tag, arrival, request = self._queue[0]
             cost = request.costs[request.waiting[0]] if request.waiting else 0
-            if batch and spent + cost > self._batch_cost:
+            if batch and spent + cost > budget:
                 break
             heapq.heappop(self._queue)
             if not request.waiting:  # its caller has gone
+                continue
+            if cost > budget and self._large and self._at_once > 1:
+                later.append((tag, arrival, request))
                 continue
             batch.append((request, request.waiting.popleft()))
             spent += cost
@@ -185,20 +203,25 @@ class Batcher(Generic[Item, Answer]):
             self._virtual_time = max(self._virtual_time, tag)
             if request.waiting:
                 heapq.heappush(self._queue, (tag + cost, arrival, request))
+        for waiting in later:
+            heapq.heappush(self._queue, waiting)
         # Time moves on by each waiting request's share, else a stream of newcomers would always be ahead of an old large request.
         self._virtual_time += spent / (len(self._queue) + 1)
         if batch:
             self._waiting(-len(batch))
+        if spent > budget:
+            self._large = batch
         return batch
 
     async def _run(self) -> None:
         loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            while (self._queued_cost >= self._batch_cost or len(self._runners) == 1) and (batch := self._take()):
+            while self._is_needed() and (batch := self._take()):
                 items = [request.items[index] for request, index in batch]
                 started = time.perf_counter()
                 answers = await loop.run_in_executor(self._threads, self._answer, items)
                 ended = time.perf_counter()
+                self._large = [] if batch is self._large else self._large
                 self._measure(sum(request.costs[index] for request, index in batch), ended - started)
                 self._trace(batch, started, ended)
                 for (request, index), answer in zip(batch, answers, strict=True):
@@ -206,7 +229,11 @@ class Batcher(Generic[Item, Answer]):
         finally:
             self._runners.discard(task)
 
-    def _trace(self, batch: list[tuple[_Request[Item, Answer], int]], started: float, ended: float) -> None:
+    def _is_needed(self) -> bool:
+        """Whether one of the threads at work should take another batch."""
+        return len(self._runners) <= 1 + len(self._large) or self._queued_cost >= self._budget()
+
+    def _trace(self, batch: _Batch[Item, Answer], started: float, ended: float) -> None:
         for request in dict.fromkeys(request for request, _ in batch if request.trace is not None):
             tracing.past_span("queue", request.trace, request.since, started)
             tracing.past_span("predict", request.trace, started, ended, model=self._name, batch=len(batch))

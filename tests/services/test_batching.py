@@ -235,6 +235,53 @@ def test_full_batches_are_worked_on_side_by_side_and_what_is_less_waits_to_be_on
     assert small == [[1]] * 9
 
 
+def test_nobody_waits_for_a_large_item_and_large_ones_take_turns():
+    small_is_answered = threading.Event()
+    at_work: list[int] = []
+    most = []
+
+    def work(items):
+        if items[0] >= 50:
+            at_work.append(items[0])
+            most.append(len(at_work))
+            assert small_is_answered.wait(20)
+            at_work.remove(items[0])
+        return items
+
+    async def main():
+        pool = batcher(work, cost=lambda item: item, at_once=2)
+        large = [asyncio.ensure_future(pool.submit([number])) for number in (50, 60, 70)]
+        await asyncio.sleep(0.02)
+        for number in (1, 2, 3):
+            assert await pool.submit([number]) == [number]
+        assert not any(task.done() for task in large)
+        small_is_answered.set()
+        assert await asyncio.gather(*large) == [[50], [60], [70]]
+        await pool.close()
+
+    asyncio.run(main())
+    assert most == [1, 1, 1]
+
+
+def test_batches_of_slow_work_are_smaller():
+    batches: list[int] = []
+
+    def work(items):
+        batches.append(len(items))
+        time.sleep(0.002 * len(items))  # 500 a second at most, so 50 in a tenth of one
+        return items
+
+    async def main():
+        pool = batcher(work, batch_cost=200)
+        await pool.submit(range(400))
+        await pool.close()
+
+    asyncio.run(main())
+    assert batches[0] == 200
+    assert len(batches) >= 5
+    assert all(10 <= size <= 50 for size in batches[1:-1])
+
+
 def test_nothing_is_kept_of_what_was_answered():
     async def main():
         pool = batcher(Recorder())
