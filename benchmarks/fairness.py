@@ -1,13 +1,14 @@
-"""Who waits for whom: short calls while a volume is segmented or a recording separated, against the same on an idle server.
+"""Who waits for whom: short calls while others send a volume, a recording or much text, against the same on an idle server.
 
     .venv-dev/bin/python benchmarks/fairness.py
 
-A real server with the bundles in ``pretrained``. One client tags a short text every 50 ms, another asks ``/livez`` every 100 ms,
-each on a connection of its own and by the clock, so that a slow answer is seen by the next call too. First nothing else happens;
-then a volume of noise is segmented that takes a minute or more, once as a call and once as a task; then recordings of an hour are
-separated in the same ways. Idle and loaded stretches take turns, so that a busy machine is as busy for both. Asked: the 99th
-percentile of ``/tag`` under 3 times its idle value, health checks under 100 ms. Prints a table, then JSON; exits with 1 where
-that is not so.
+A real server with the bundles in ``pretrained``. One client tags a short Chinese text every 50 ms, another asks ``/livez`` every
+100 ms, each on a connection of its own and by the clock, so that a slow answer is seen by the next call too. First nothing else
+happens; then a volume of noise is segmented that takes a minute or more, once as a call and once as a task; then recordings of an
+hour are separated in the same ways; then a text of 20,000 Chinese characters is tagged again and again, and calls of 300 texts.
+Idle and loaded stretches take turns, so that a busy machine is as busy for both. Asked: the 99th percentile of ``/tag`` under 3
+times its idle value beside volumes and recordings, health checks under 100 ms. Prints a table, then JSON; exits with 1 where that
+is not so.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from memory import running
-from overhead import JSON, SEGMENTER, SHORT, VOICES, form, post
+from overhead import JSON, SEGMENTER, VOICES, form, post
 from tagger_speed import processor
 
 TAG_SECONDS, HEALTH_SECONDS = 0.05, 0.1
 RATE = 8000
+SHORT, SENTENCE = "我爱北京天安门。", "我爱北京天安门，天安门上太阳升。二十世纪的计算机科学家在上海生活。"
+LONG, MANY = [(SENTENCE * 700)[:20_000]], [3 * SENTENCE] * 300
 Times = dict[str, list[float]]
 
 
@@ -151,11 +154,17 @@ def separating(how: Callable[..., contextlib.AbstractContextManager[None]]) -> C
     return lambda host, folder: how(host, f"/separate?model={VOICES}", *form("audio", folder / "recording.flac"))
 
 
+def tagging(texts: list[str]) -> Callable[..., contextlib.AbstractContextManager[None]]:
+    return lambda host, folder: calling(host, "/tag", json.dumps({"texts": texts}).encode(), JSON)
+
+
+TEXTS = {"/tag, a long text": tagging(LONG), "/tag, many texts": tagging(MANY)}
 LOADS = {
     "/segment": segmenting(calling),
     "/segment/submit": segmenting(task),
     "/separate": separating(calling),
     "/separate/submit": separating(task),
+    **TEXTS,
 }
 
 
@@ -197,7 +206,7 @@ def report(arguments: argparse.Namespace, taken: dict[str, Times]) -> bool:
             cells = "".join(f"{1e3 * value:>9.1f}" for value in row)
             print(f"{f'{name}, {load}':<26}{len(values):>7}{cells}{ratio:>19.2f}x", file=out)
             figures[f"{name}, {load}"] = dict(zip(("median", "p95", "p99", "max"), row, strict=True)) | {"ratio": ratio}
-            missed |= ratio >= 3 if work == "tag" else at[0.99] >= 0.1
+            missed |= (ratio >= 3 and load not in TEXTS) if work == "tag" else at[0.99] >= 0.1
     print(out.getvalue())
     text = json.dumps(figures, indent=2)
     print(text)
