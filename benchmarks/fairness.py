@@ -7,8 +7,8 @@ A real server with the bundles in ``pretrained``. One client tags a short Chines
 happens; then a volume of noise is segmented that takes a minute or more, once as a call and once as a task; then recordings of an
 hour are separated in the same ways; then a text of 20,000 Chinese characters is tagged again and again, and calls of 300 texts.
 Idle and loaded stretches take turns, so that a busy machine is as busy for both. Asked: the 99th percentile of ``/tag`` under 3
-times its idle value beside volumes and recordings, health checks under 100 ms. Prints a table, then JSON; exits with 1 where that
-is not so.
+times its idle value beside volumes and recordings, and 0.4 s beside much text; health checks under 100 ms. Prints a table, then
+JSON; exits with 1 where that is not so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from overhead import JSON, SEGMENTER, VOICES, form, post
 from tagger_speed import processor
 
 TAG_SECONDS, HEALTH_SECONDS = 0.05, 0.1
-RATE = 8000
+HEALTHY_SECONDS, TEXT_SECONDS = 0.1, 0.4  # asked; beside much text, whose batches take a tenth of a second on each of two threads
+RATE, TASKS = 8000, 8
 SHORT, SENTENCE = "我爱北京天安门。", "我爱北京天安门，天安门上太阳升。二十世纪的计算机科学家在上海生活。"
 LONG, MANY = [(SENTENCE * 700)[:20_000]], [3 * SENTENCE] * 300
 Times = dict[str, list[float]]
@@ -130,7 +131,7 @@ def calling(host: str, path: str, body: bytes, kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def task(host: str, path: str, body: bytes, kind: str) -> Iterator[None]:
-    """Three tasks, one after the other, until the end of the block; what is left is then cancelled."""
+    """Some tasks, one after the other, until the end of the block; what is left is then cancelled."""
     route = path.partition("?")[0]
 
     def ask(method: str, address: str, content: bytes | None = None) -> dict[str, str]:
@@ -138,7 +139,7 @@ def task(host: str, path: str, body: bytes, kind: str) -> Iterator[None]:
             connection.request(method, address, content, {"Content-Type": kind})
             return dict(json.load(connection.getresponse()))
 
-    tasks = [ask("POST", path.replace("?", "/submit?"), body)["task_id"] for _ in range(3)]
+    tasks = [ask("POST", path.replace("?", "/submit?"), body)["task_id"] for _ in range(TASKS)]
     yield
     states = [ask("PUT", f"{route}/cancel?task_id={each}")["status"] for each in tasks]
     if states[-1] != "canceled":
@@ -206,7 +207,8 @@ def report(arguments: argparse.Namespace, taken: dict[str, Times]) -> bool:
             cells = "".join(f"{1e3 * value:>9.1f}" for value in row)
             print(f"{f'{name}, {load}':<26}{len(values):>7}{cells}{ratio:>19.2f}x", file=out)
             figures[f"{name}, {load}"] = dict(zip(("median", "p95", "p99", "max"), row, strict=True)) | {"ratio": ratio}
-            missed |= (ratio >= 3 and load not in TEXTS) if work == "tag" else at[0.99] >= 0.1
+            asked = TEXT_SECONDS if load in TEXTS else 3 * idle
+            missed |= at[0.99] >= (asked if work == "tag" else HEALTHY_SECONDS)
     print(out.getvalue())
     text = json.dumps(figures, indent=2)
     print(text)

@@ -42,8 +42,8 @@ Answer = TypeVar("Answer")
 Work = Callable[[list[Item]], Sequence[Answer | Exception]]
 
 _LONGEST_RETRY = 60
-_BATCH_SECONDS = 0.1  # that a batch should take at most: who comes meanwhile waits for its end
 _LEAST_BATCH = 0.05  # of `batch_cost`, however slow the work is: together is cheaper
+_LARGE = 4  # batches: an item that is more than that has company, and none of its kind beside it
 
 
 class BusyError(UnavailableError):
@@ -85,11 +85,12 @@ class Batcher(Generic[Item, Answer]):
         work: gets a list of items in a worker thread and returns as many answers; an answer may be an exception. Exceptions it
             raises are traced to the items that cause them.
         cost: the size of an item, e.g. its characters; at least 1 is counted.
-        batch_cost: items are added to a batch up to this cost, or what takes a tenth of a second; an item above it runs alone.
+        batch_cost: items are added to a batch up to this cost; an item above it runs alone.
         queue_cost: what may wait. A call on an empty queue is always accepted.
         name: of the worker threads, and in messages.
         at_once: batches that may be worked on at a time, where that many full ones wait; or a large item and what came after it.
         task: whose queue it is, in the metrics.
+        batch_seconds: that a batch should take at most, by the speed that was measured: who comes meanwhile waits for its end.
     """
 
     def __init__(
@@ -102,16 +103,18 @@ class Batcher(Generic[Item, Answer]):
         name: str,
         task: str,
         at_once: int = 1,
+        batch_seconds: float = 0.1,
     ) -> None:
         self._work, self._cost, self._batch_cost, self._queue_cost, self._name = work, cost, batch_cost, queue_cost, name
         self._waiting = partial(metrics.waiting, task)
         self._threads, self._at_once = ThreadPoolExecutor(at_once, thread_name_prefix=name), at_once
+        self._batch_seconds = batch_seconds
         self._queue: list[_Waiting[Item, Answer]] = []  # a heap
         self._arrivals = itertools.count()
         self._virtual_time = 0.0  # the start tag of whoever arrives now
         self._queued_cost = 0
-        self._cost_per_second = 0.0
-        self._large: _Batch[Item, Answer] = []  # the item at work that is more than a batch
+        self._speed = 0.0  # cost per second, of one thread
+        self._large: _Batch[Item, Answer] = []  # the large item at work
         self._runners: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -130,8 +133,7 @@ class Batcher(Generic[Item, Answer]):
         if not items:
             return []
         request = self._enqueue(items)
-        while len(self._runners) < min(self._at_once, max(1 + len(self._large), self._queued_cost // self._budget())):
-            self._runners.add(asyncio.get_running_loop().create_task(self._run()))
+        self._start_runners()
         try:
             return await request.done
         finally:
@@ -166,7 +168,7 @@ class Batcher(Generic[Item, Answer]):
         return request
 
     def _full(self) -> BusyError:
-        seconds = math.ceil(self._queued_cost / self._cost_per_second) if self._cost_per_second else 1
+        seconds = math.ceil(self._queued_cost / (self._speed * len(self._runners))) if self._speed and self._runners else 1
         retry_after = min(max(seconds, 1), _LONGEST_RETRY)
         return BusyError("too much work is waiting", where=self._name, retry_after=retry_after)
 
@@ -178,8 +180,17 @@ class Batcher(Generic[Item, Answer]):
 
     def _budget(self) -> int:
         """The cost of a full batch."""
-        takes_long = int(self._cost_per_second * _BATCH_SECONDS) or self._batch_cost
-        return max(1, min(self._batch_cost, max(takes_long, int(self._batch_cost * _LEAST_BATCH))))
+        if not self._speed:
+            return self._batch_cost
+        least = max(1, int(self._batch_cost * _LEAST_BATCH))
+        return max(least, int(min(self._batch_cost, self._speed * self._batch_seconds)))
+
+    def _start_runners(self) -> None:
+        """As many as what waits is worth."""
+        while self._queue and len(self._runners) < min(
+            self._at_once, max(1 + len(self._large), self._queued_cost // self._budget())
+        ):
+            self._runners.add(asyncio.get_running_loop().create_task(self._run()))
 
     def _take(self) -> _Batch[Item, Answer]:
         """The next batch: always the item with the smallest start tag; empty when nothing waits that may be worked on."""
@@ -189,12 +200,13 @@ class Batcher(Generic[Item, Answer]):
         while self._queue:
             tag, arrival, request = self._queue[0]
             cost = request.costs[request.waiting[0]] if request.waiting else 0
-            if batch and spent + cost > budget:
+            blocked = cost > _LARGE * budget and bool(self._large)
+            if batch and spent + cost > budget and not blocked:
                 break
             heapq.heappop(self._queue)
             if not request.waiting:  # its caller has gone
                 continue
-            if cost > budget and self._large and self._at_once > 1:
+            if blocked:
                 later.append((tag, arrival, request))
                 continue
             batch.append((request, request.waiting.popleft()))
@@ -203,23 +215,23 @@ class Batcher(Generic[Item, Answer]):
             self._virtual_time = max(self._virtual_time, tag)
             if request.waiting:
                 heapq.heappush(self._queue, (tag + cost, arrival, request))
-        for waiting in later:
-            heapq.heappush(self._queue, waiting)
         # Time moves on by each waiting request's share, else a stream of newcomers would always be ahead of an old large request.
-        self._virtual_time += spent / (len(self._queue) + 1)
+        self._virtual_time += spent / (len(self._queue) + len(later) + 1)
+        for tag, arrival, request in later:  # with no credit for the time that it could not be worked on
+            heapq.heappush(self._queue, (max(tag, self._virtual_time), arrival, request))
         if batch:
             self._waiting(-len(batch))
-        if spent > budget:
+        if spent > _LARGE * budget:
             self._large = batch
         return batch
 
     async def _run(self) -> None:
-        loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         try:
             while self._is_needed() and (batch := self._take()):
-                items = [request.items[index] for request, index in batch]
+                self._start_runners()  # a large item needs somebody beside it
                 started = time.perf_counter()
-                answers = await loop.run_in_executor(self._threads, self._answer, items)
+                answers = await self._answers([request.items[index] for request, index in batch])
                 ended = time.perf_counter()
                 self._large = [] if batch is self._large else self._large
                 self._measure(sum(request.costs[index] for request, index in batch), ended - started)
@@ -228,6 +240,13 @@ class Batcher(Generic[Item, Answer]):
                     request.settle(index, answer)
         finally:
             self._runners.discard(task)
+
+    async def _answers(self, items: list[Item]) -> list[Answer | Exception]:
+        """Of a thread; never raises, else the next would never be taken."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, items)
+        except Exception as error:  # noqa: BLE001 (no thread can be started, say)
+            return [error] * len(items)
 
     def _is_needed(self) -> bool:
         """Whether one of the threads at work should take another batch."""
@@ -240,8 +259,8 @@ class Batcher(Generic[Item, Answer]):
             request.since = ended
 
     def _measure(self, cost: int, seconds: float) -> None:
-        speed = len(self._runners) * cost / max(seconds, 1e-6)
-        self._cost_per_second = 0.8 * self._cost_per_second + 0.2 * speed if self._cost_per_second else speed
+        speed = cost / max(seconds, 1e-6)
+        self._speed = 0.8 * self._speed + 0.2 * speed if self._speed else speed
 
     def _answer(self, items: list[Item]) -> list[Answer | Exception]:
         """Never raises: a batch that fails is halved, so that k guilty items of n cost about k·log2(n) further runs."""

@@ -131,6 +131,7 @@ class Workspaces:
         self._janitor = Janitor()
         self._root: Path | None = None
         self._lock: FileLock | None = None
+        self._changing = threading.Lock()  # who asks may be any thread
         self._numbers = itertools.count()
         remove_orphans(place)
 
@@ -140,7 +141,7 @@ class Workspaces:
         Raises:
             UnavailableError: there is no room or no right to make one.
         """
-        with disk_errors():
+        with disk_errors(), self._changing:
             try:
                 return Workspace(self._folder(), self._janitor.sweep)
             except FileNotFoundError:  # systems remove from /tmp what nobody has touched for days
@@ -150,7 +151,8 @@ class Workspaces:
     def close(self) -> None:
         """Remove everything."""
         self._janitor.close()
-        self._leave_root()
+        with self._changing:
+            self._leave_root()
 
     def _folder(self) -> Path:
         if self._root is None:

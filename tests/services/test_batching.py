@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 
@@ -29,8 +30,8 @@ class Recorder:
         return [2 * item for item in items]
 
 
-def batcher(work, batch_cost=10, queue_cost=10_000, cost=lambda item: 1, at_once=1):
-    bounds = {"batch_cost": batch_cost, "queue_cost": queue_cost, "at_once": at_once}
+def batcher(work, batch_cost=10, queue_cost=10_000, cost=lambda item: 1, at_once=1, batch_seconds=math.inf):
+    bounds = {"batch_cost": batch_cost, "queue_cost": queue_cost, "at_once": at_once, "batch_seconds": batch_seconds}
     return Batcher(work, cost=cost, name="test", task="test", **bounds)
 
 
@@ -39,15 +40,15 @@ requests = st.lists(
 )
 
 
-@given(requests, st.integers(1, 40), st.integers(1, 3))
-def test_every_caller_gets_its_own_answers_and_errors_stay_with_their_items(calls, batch_cost, at_once):
+@given(requests, st.integers(1, 40), st.integers(1, 3), st.sampled_from([math.inf, 1e-3, 1e-9]))
+def test_every_caller_gets_its_own_answers_and_errors_stay_with_their_items(calls, batch_cost, at_once, seconds):
     async def caller(pool, items, pauses):
         for _ in range(pauses):
             await asyncio.sleep(0)
         return await pool.submit(items)
 
     async def main():
-        pool = batcher(Recorder(), batch_cost, cost=lambda item: item % 5, at_once=at_once)
+        pool = batcher(Recorder(), batch_cost, cost=lambda item: item % 17, at_once=at_once, batch_seconds=seconds)
         tasks = [asyncio.ensure_future(caller(pool, items, pauses)) for items, pauses, _ in calls]
         await asyncio.sleep(0)
         for task, (_, _, leaves) in zip(tasks, calls, strict=True):
@@ -263,7 +264,74 @@ def test_nobody_waits_for_a_large_item_and_large_ones_take_turns():
     assert most == [1, 1, 1]
 
 
-def test_batches_of_slow_work_are_smaller():
+def test_what_waits_already_does_not_wait_for_a_large_item():
+    small_is_answered = threading.Event()
+
+    def work(items):
+        if items == [50]:
+            assert small_is_answered.wait(20)
+        return items
+
+    async def main():
+        pool = batcher(work, cost=lambda item: item, at_once=2)
+        large, small = (asyncio.ensure_future(pool.submit([number])) for number in (50, 1))
+        assert await asyncio.wait_for(small, 10) == [1]
+        small_is_answered.set()
+        assert await large == [50]
+        await pool.close()
+
+    asyncio.run(main())
+
+
+def test_who_had_to_wait_for_a_large_item_does_not_hold_up_newcomers_afterwards():
+    order: list[int] = []
+    go = threading.Event()
+
+    def work(items):
+        assert items != [100] or go.wait(20)
+        order.extend(items)
+        time.sleep(0.001)
+        return items
+
+    async def main():
+        pool = batcher(work, batch_cost=10, cost=lambda item: item, at_once=2)
+        first = asyncio.ensure_future(pool.submit([100]))
+        await asyncio.sleep(0.02)
+        blocked = asyncio.ensure_future(pool.submit([50] + [1] * 400))
+        for _ in range(100):
+            await pool.submit([9])  # meanwhile others have their share
+        go.set()
+        await first
+        await pool.submit([2])
+        before = order.count(1)
+        await blocked
+        await pool.close()
+        return before
+
+    assert asyncio.run(main()) < 100
+    assert order.count(1) == 400
+
+
+def test_work_that_cannot_be_begun_is_an_error_and_the_next_is_done(monkeypatch):
+    async def main():
+        pool = batcher(Recorder(), cost=lambda item: item, at_once=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(pool._threads, "submit", no_thread)
+            [error] = await pool.submit([50])
+        answers = await asyncio.wait_for(pool.submit([60, 1]), 10)
+        await pool.close()
+        return error, answers
+
+    def no_thread(*_):
+        raise RuntimeError("can't start new thread")
+
+    error, answers = asyncio.run(main())
+    assert isinstance(error, RuntimeError)
+    assert answers == [120, 2]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_batches_of_slow_work_are_smaller(at_once):
     batches: list[int] = []
 
     def work(items):
@@ -272,14 +340,14 @@ def test_batches_of_slow_work_are_smaller():
         return items
 
     async def main():
-        pool = batcher(work, batch_cost=200)
-        await pool.submit(range(400))
+        pool = batcher(work, batch_cost=200, at_once=at_once, batch_seconds=0.1)
+        await pool.submit(range(800))
         await pool.close()
 
     asyncio.run(main())
-    assert batches[0] == 200
-    assert len(batches) >= 5
-    assert all(10 <= size <= 50 for size in batches[1:-1])
+    assert batches[:at_once] == [200] * at_once
+    assert len(batches) >= 8
+    assert all(10 <= size <= 50 for size in batches[at_once + 1 : -1])
 
 
 def test_nothing_is_kept_of_what_was_answered():

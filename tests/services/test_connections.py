@@ -15,15 +15,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.connections import guarded
 from services.settings import Settings
 
-PROTOCOLS = [H11Protocol]
-if importlib.util.find_spec("httptools"):
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+PROTOCOLS = [H11Protocol, HttpToolsProtocol]
+LOOPS = [asyncio.SelectorEventLoop]
+if importlib.util.find_spec("uvloop"):  # not on Windows
+    import uvloop
 
-    PROTOCOLS.append(HttpToolsProtocol)
+    LOOPS.append(uvloop.new_event_loop)
 
 GET = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -59,8 +61,13 @@ async def talk(socket):
 ROUTES = [Route("/hello", hello), Route("/echo", echo, methods=["POST"]), Route("/pause", pause), Route("/flood", flood)]
 
 
+@pytest.fixture(params=LOOPS, ids=lambda loop: loop.__module__)
+def loop(request) -> Callable[[], asyncio.AbstractEventLoop]:
+    return request.param
+
+
 @pytest.fixture(params=PROTOCOLS, ids=lambda kind: kind.__name__)
-def run(request) -> Callable[..., None]:
+def run(request, loop) -> Callable[..., None]:
     """Run a client against a server with these settings."""
 
     def running(client: Callable[[int, uvicorn.Server], Awaitable[None]], **settings: float) -> None:
@@ -78,7 +85,8 @@ def run(request) -> Callable[..., None]:
                 server.should_exit = True
                 await serving
 
-        asyncio.run(main())
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(main())
 
     return running
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import serving
@@ -110,6 +111,24 @@ def test_a_folder_that_was_tidied_away_is_made_again(workspaces):
     for workspace in (idle, again, more):
         workspace.remove()
         assert gone(workspace.path)
+
+
+@pytest.mark.parametrize("tidied", [False, True])
+def test_many_threads_begin_in_one_folder(workspaces, tidied):
+    if tidied:
+        shutil.rmtree(workspaces.new().path.parent)
+    together = threading.Barrier(4, timeout=20)
+
+    def begin(_: int) -> Workspace:
+        together.wait()
+        made = workspaces.new()
+        (made.path / "upload").write_text("a")
+        return made
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(begin, range(4)))
+    assert all((workspace.path / "upload").exists() for workspace in made)
+    assert len({workspace.path.parent for workspace in made}) == 1
 
 
 KILLED = """
