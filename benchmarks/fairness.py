@@ -2,13 +2,13 @@
 
     .venv-dev/bin/python benchmarks/fairness.py
 
-A real server with the bundles in ``pretrained``. One client tags a short Chinese text every 50 ms, another asks ``/livez`` every
-100 ms, each on a connection of its own and by the clock, so that a slow answer is seen by the next call too. First nothing else
-happens; then a volume of noise is segmented that takes a minute or more, once as a call and once as a task; then recordings of an
-hour are separated in the same ways; then a text of 20,000 Chinese characters is tagged again and again, and calls of 300 texts.
-Idle and loaded stretches take turns, so that a busy machine is as busy for both. Asked: the 99th percentile of ``/tag`` under 3
-times its idle value beside volumes and recordings, and 0.4 s beside much text; health checks under 100 ms. Prints a table, then
-JSON; exits with 1 where that is not so.
+A real server with the bundles in ``pretrained``. One client tags a short Chinese text every 50 ms (500 beside much text),
+another asks ``/livez`` every 100 ms, each on its own connection and by the clock, so that a slow answer is seen by the next
+call too. First nothing else happens; then a volume of noise is segmented that takes a minute or more, once as a call and once
+as a task; then recordings of an hour are separated in the same ways; then a text of 20,000 Chinese characters is tagged again
+and again, and calls of 300 texts. Idle and loaded stretches take turns, so that a busy machine is as busy for both. Asked: the
+99th percentile of ``/tag`` under 3 times its idle value beside volumes and recordings, and 0.4 s beside much text; health
+checks under 100 ms. Prints a table, then JSON; exits with 1 where that is not so.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from overhead import JSON, SEGMENTER, VOICES, form, post
 from tagger_speed import processor
 
 TAG_SECONDS, HEALTH_SECONDS = 0.05, 0.1
+TAG_SECONDS_BESIDE_TEXTS = 0.5  # calls by the clock have to be shorter than its beat, else they queue up behind each other
 HEALTHY_SECONDS, TEXT_SECONDS = 0.1, 0.4  # asked; beside much text, whose batches take a tenth of a second on each of two threads
 RATE, TASKS = 8000, 8
 SHORT, SENTENCE = "我爱北京天安门。", "我爱北京天安门，天安门上太阳升。二十世纪的计算机科学家在上海生活。"
@@ -67,12 +68,12 @@ def main() -> None:
                     taken["idle"][work] += seconds
                 with LOADS[load](host, folder):
                     time.sleep(1.0)
-                    taken[load] = watch(host, arguments.seconds)
+                    taken[load] = watch(host, arguments.seconds, TAG_SECONDS_BESIDE_TEXTS if load in TEXTS else TAG_SECONDS)
     sys.exit(report(arguments, taken))
 
 
-def watch(host: str, seconds: float) -> Times:
-    """Seconds that each call took, from when it was due."""
+def watch(host: str, seconds: float, pause: float = TAG_SECONDS) -> Times:
+    """Seconds that each call took, from when it was due: a text every `pause` seconds, and health checks."""
     body = json.dumps({"texts": [SHORT]}).encode()
     taken: Times = {"tag": [], "health": []}
 
@@ -86,7 +87,7 @@ def watch(host: str, seconds: float) -> Times:
             due += pause
 
     works = [
-        (TAG_SECONDS, "tag", lambda connection: post(connection, "/tag", body, JSON)),
+        (pause, "tag", lambda connection: post(connection, "/tag", body, JSON)),
         (HEALTH_SECONDS, "health", healthy),
     ]
     threads = [threading.Thread(target=every, args=work) for work in works]
