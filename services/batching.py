@@ -7,7 +7,7 @@ goes through as one piece in front of everybody else's single sentence. A `Batch
 - adds no waiting: whenever its worker thread is free it takes what is queued, so an idle service answers at once and a
   busy one forms larger batches by itself, but none that takes long, by the speed that was measured; where more than a batch
   waits, more threads may work beside it, each on a full one;
-- lets nobody wait for a large item: one that is a long batch by itself leaves a thread to the others;
+- lets nobody wait for a large item: one that is several batches by itself leaves a thread to the others;
 - answers per item, with a value or an exception: a batch that fails is halved until the guilty items are alone;
 - is fair by cost (after start-time fair queueing, Goyal et al. 1996): a small request overtakes the rest of a large one, and
   nobody starves;
