@@ -242,10 +242,10 @@ class Batcher(Generic[Item, Answer]):
             self._runners.discard(task)
 
     async def _answers(self, items: list[Item]) -> list[Answer | Exception]:
-        """Of a thread; never raises, else the next would never be taken."""
+        """Of a thread; what it refuses is an answer too, else the next batch would never be taken."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, items)
-        except Exception as error:  # noqa: BLE001 (no thread can be started, say)
+        except RuntimeError as error:  # no thread can be started
             return [error] * len(items)
 
     def _is_needed(self) -> bool:
