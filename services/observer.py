@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Sequence
 
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 
-from services import access_log, metrics, tracing
+from services import access_log, memory, metrics, tracing
 from services.http import App, Message, Receive, Scope, Send, request_id
 from services.record import CLIENT_GONE, KEY_IN_SCOPE, Record, at_hand, new_record
 
@@ -53,14 +52,14 @@ class Observer:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                # What is loaded now stays: the garbage collector need not look through it after every large answer.
-                gc.collect()
-                gc.freeze()
+                memory.freeze()
             await send(message)
 
+        giving_back = asyncio.create_task(memory.give_back_regularly())
         try:
             await self.app(scope, receive, sent)
         finally:
+            giving_back.cancel()
             await asyncio.to_thread(tracing.stop)
 
     async def _watch(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:

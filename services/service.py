@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from models.errors import BundleError, UnprocessableError
-from services import access_log, metrics, tracing
+from services import access_log, memory, metrics, tracing
 from services.cors import with_cors
 from services.front import Front
 from services.http import App, note_error, status_of
@@ -94,6 +94,7 @@ class ConvoyService(Service[Endpoint]):
 
         self.inject_config()
         settings = Settings.from_environment()
+        memory.few_arenas()
         access_log.configure(settings.log)
         metrics.own_folder()
         tracing.start(settings.otlp)
