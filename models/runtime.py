@@ -157,9 +157,9 @@ class Runtime:
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run once. Safe to call from several threads; the arrays returned are the caller's own."""
-        inputs = {name: np.ascontiguousarray(arrays[name]) for name in self.inputs}
+        inputs = {name: _alone(arrays[name]) for name in self.inputs}
         with self._request(tuple(array.shape for array in inputs.values())) as request:
-            request.infer(inputs, share_outputs=True)  # the inputs are copied: an idle request would keep alive what it shared
+            request.infer(inputs, share_inputs=True, share_outputs=True)
             return {name: request.get_tensor(name).data.copy() for name in self.outputs}
 
     @contextlib.contextmanager
@@ -204,6 +204,12 @@ class Runtime:
             raise
         except Exception as error:
             raise BundleError(problem, where=str(self.path), got=error) from error
+
+
+def _alone(array: NDArray[Any]) -> NDArray[Any]:
+    """In one piece, and no view: an idle request keeps its last inputs, and would keep the whole recording behind a view."""
+    piece = np.ascontiguousarray(array)
+    return piece if piece.base is None else piece.copy()
 
 
 _shared: list[Any] = []
