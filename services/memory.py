@@ -11,19 +11,26 @@ import asyncio
 import ctypes
 import functools
 import gc
+import logging
+import os
 import sys
 from typing import Any
 
 from models.runtime import threads
 
-GIVE_BACK_SECONDS = 20.0  # some milliseconds of work each time
+log = logging.getLogger("convoy.memory")
+
+GIVE_BACK_SECONDS = 20.0  # a tenth of a millisecond for each MiB that goes back, in which whoever allocates waits
 _LEAST_ARENAS = 2
 _M_ARENA_MAX = -8  # of malloc.h
 
 
 def few_arenas() -> None:
-    """One for each processor from now on, instead of eight; to be said before threads have made many."""
-    if (glibc := _glibc()) is not None:
+    """One for each processor from now on, instead of eight, unless MALLOC_ARENA_MAX says otherwise.
+
+    To be said early: glibc asks for the limit once only, at the ninth arena.
+    """
+    if (glibc := _glibc()) is not None and not os.environ.get("MALLOC_ARENA_MAX"):
         glibc.mallopt(_M_ARENA_MAX, max(_LEAST_ARENAS, threads()))
 
 
@@ -43,7 +50,10 @@ async def give_back_regularly() -> None:
     """`give_back` in a thread, until this is cancelled."""
     while True:
         await asyncio.sleep(GIVE_BACK_SECONDS)
-        await asyncio.to_thread(give_back)
+        try:
+            await asyncio.to_thread(give_back)
+        except RuntimeError as problem:  # no thread can be had; there may be one the next time
+            log.warning("free memory was not given back: %s", problem)
 
 
 @functools.cache

@@ -194,16 +194,15 @@ def test_what_a_run_needs_is_kept_for_the_next_one_in_whatever_thread(onnx):
 
 LENGTHS = """
 from pathlib import Path
-import numpy as np
+import numpy as np, psutil
 from models.runtime import Runtime
-def megabytes():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+memory = psutil.Process().memory_info
 separator = Runtime(Path("pretrained/separator-2speakers/network.onnx"), count=1)
 separator.run({"mixture": np.zeros((1, 16000), np.float32)})
-before = megabytes()
+before = memory().rss
 for length in range(1000, 9000, 50):
     separator.run({"mixture": np.zeros((1, length), np.float32)})
-print(megabytes() - before)
+print((memory().rss - before) / 2**20)
 """
 
 
@@ -224,13 +223,15 @@ def test_a_recording_is_not_kept_for_a_piece_of_it(onnx):
     assert pointer() is None
 
 
-def test_what_failed_is_not_used_again(network, onnx):
-    runner = Runtime(onnx)
-    given = inputs(16)
-    with pytest.raises(RuntimeError):
-        runner.run({**given, "x": given["x"][:, :3]})
-    assert not any(runner._idle.values())
-    check(network, runner, given)
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 3, 16), (2, 4, 16), (4, 16), ()])
+def test_what_does_not_fit_is_refused_and_its_request_not_used_again(network, onnx, count, shape):
+    runner = Runtime(onnx, count=count)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            runner.run({**inputs(16), "x": np.zeros(shape, np.float32)})
+        assert not any(runner._idle.values())
+        check(network, runner, inputs(16))
 
 
 def test_with_one_thread_a_run_the_processors_do_not_matter(monkeypatch):

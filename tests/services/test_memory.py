@@ -11,6 +11,7 @@ import pytest
 from layers import layered
 from serving import CHECKOUT
 
+from models.runtime import threads
 from services import memory
 from services.settings import Settings
 
@@ -35,10 +36,10 @@ libc.fflush(ctypes.c_void_p(out))
 """
 
 PIECES = """
-from pathlib import Path
+import psutil
 from services import memory
 def megabytes():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+    return psutil.Process().memory_info().rss / 2**20
 before = megabytes()
 pieces = [bytes([1]) * 100_000 for _ in range(2000)]
 del pieces[:-1]  # the last one lies above all others, so that the heap cannot simply end earlier
@@ -48,8 +49,16 @@ print(freed - before, megabytes() - before)
 """
 
 
-def run(script: str) -> str:
-    environment = {"CONVOY_THREADS": "1"}
+SERVICE = """
+from services import memory
+memory.few_arenas = lambda: print("few arenas")
+import fake_service
+fake_service.Fake.to_asgi()
+"""
+
+
+def run(script: str, **environment: str) -> str:
+    environment = {"CONVOY_THREADS": "1", "PYTHONPATH": str(CHECKOUT / "tests" / "services"), **environment}
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True, timeout=60
     )
@@ -58,8 +67,15 @@ def run(script: str) -> str:
 
 @glibc
 def test_threads_share_a_few_arenas():
+    script = ARENAS.format(before="memory.few_arenas()")
     assert run(ARENAS.format(before="")).count("<heap nr") > 4
-    assert run(ARENAS.format(before="memory.few_arenas()")).count("<heap nr") == 2
+    assert run(script).count("<heap nr") == 2
+    assert run(script, CONVOY_THREADS="").count("<heap nr") <= max(2, threads())
+    assert run(script, MALLOC_ARENA_MAX="4").count("<heap nr") == 4  # the operator's wish
+
+
+def test_a_service_has_few_arenas_from_its_start():
+    assert run(SERVICE) == "few arenas\n"
 
 
 @glibc
@@ -71,8 +87,16 @@ def test_pages_that_nothing_lies_in_are_given_back():
 
 def test_a_service_gives_memory_back_as_long_as_it_lives(monkeypatch):
     times: list[int] = []
+    frozen: list[int] = []
+
+    def give_back() -> None:
+        times.append(1)
+        if len(times) == 1:
+            raise RuntimeError("can't start new thread")
+
     monkeypatch.setattr(memory, "GIVE_BACK_SECONDS", 0.001)
-    monkeypatch.setattr(memory, "give_back", lambda: times.append(1))
+    monkeypatch.setattr(memory, "give_back", give_back)
+    monkeypatch.setattr(memory, "freeze", lambda: frozen.append(1))
 
     async def main() -> None:
         async def receive():
@@ -90,6 +114,7 @@ def test_a_service_gives_memory_back_as_long_as_it_lives(monkeypatch):
         await asyncio.sleep(0.05)
         assert len(times) <= count + 1  # one may have begun
         assert count > 2
+        assert frozen == [1]
 
     asyncio.run(main())
 
