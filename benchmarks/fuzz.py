@@ -97,11 +97,12 @@ class Fuzz:
             return []
         before = self._processes()
         started = time.monotonic()
-        for quarter in range(QUARTERS):
-            first, after = (self.given.requests * number // QUARTERS for number in (quarter, quarter + 1))
+        parts = QUARTERS if self.given.requests >= ENOUGH else 1
+        for part in range(parts):
+            first, after = (self.given.requests * number // parts for number in (part, part + 1))
             with concurrent.futures.ThreadPoolExecutor(CLIENTS) as threads:
                 list(threads.map(self._one, range(first, after)))
-            if quarter == QUARTERS - 1:
+            if part == parts - 1:
                 self._schemathesis()
             self._settle()
         if self._processes() != before:
@@ -175,10 +176,12 @@ class Fuzz:
             print(f"{route:32}", "  ".join(f"{status}: {count}" for status, count in sorted(by_route[route].items())))
         print("503 and 504 by code:", dict(self.troubles) or "none")
         print(f"{self.done} requests in {seconds:.0f} s")
-        quarters = ", ".join(f"{held:.0f}" for held in self.held)
-        print(f"RSS {quarters} MiB after each quarter, when nothing was in flight")
-        if self.given.requests >= ENOUGH and self.held[-1] > self.held[QUARTERS // 2 - 1] * (1 + GROWTH):
-            self.faults.append(f"memory grows: {quarters} MiB")
+        held = ", ".join(f"{megabytes:.0f}" for megabytes in self.held)
+        print(f"RSS when nothing was in flight: {held} MiB")
+        if len(self.held) < QUARTERS or time.monotonic() > self._deadline:
+            print("whether memory grows is not judged: too few requests")
+        elif self.held[-1] > self.held[QUARTERS // 2 - 1] * (1 + GROWTH):
+            self.faults.append(f"memory grows: {held} MiB after each quarter")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ Key = tuple[tuple[int, ...], ...]
 CGROUP = Path("/sys/fs/cgroup")
 TOLERANCE = 0.05
 # A network of open shapes keeps what it made of its layers for each shape it met: OpenVINO's 5,000 of them let a separator that
-# met 600 lengths hold 900 MiB. With 200 it holds 160, and lengths that it has not met lately take a fifth longer.
+# met 400 lengths hold 900 MB. With 200 it holds 160, and lengths that it has not met lately take a fifth longer.
 LAYERS_KEPT = 200
 
 
