@@ -207,10 +207,9 @@ print((memory().rss - before) / 2**20)
 
 
 def test_recordings_of_every_length_do_not_fill_the_memory():
-    """OpenVINO's own bound on what it keeps of a network's layers lets these take over 300 MiB."""
-    ran = subprocess.run(
-        [sys.executable, "-c", LENGTHS], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
-    )
+    """OpenVINO's own bound on what it keeps of a network's layers lets these take over 400 MiB."""
+    top = Path(__file__).parents[2]
+    ran = subprocess.run([sys.executable, "-c", LENGTHS], cwd=top, capture_output=True, text=True, check=True, timeout=120)
     assert float(ran.stdout) < 150
 
 
